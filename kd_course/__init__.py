@@ -1,0 +1,13 @@
+"""kd_course: the tested companion package of a hands-on course on knowledge distillation.
+
+The package is small enough to read in an afternoon. A file imports only from the floors below it::
+
+    5  widgets  checks  __main__      what a learner touches: live controls, self-checking exercises, the pre-flight
+    4  teachers  plots                whom to imitate, and how to show what came out
+    3  training  evaluation           one loop for every method; metrics, intervals, latency
+    2  inference                      using a network without training it
+    1  losses  models  data           pure functions, networks, images in memory
+    0  runtime                        device, random numbers, threads, files that ship with the course
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,122 @@
+"""The pre-flight: ``python -m kd_course`` says in a few seconds whether this machine is ready for the course."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable
+
+MINIMUM = {"python": "3.11", "torch": "2.11", "torchvision": "0.26", "ipywidgets": "7.7.1"}
+MEMORY_GB = 2.0
+
+
+class Fault(Exception):
+    """What is wrong, and how to mend it."""
+
+    def __init__(self, found: str, mend: str) -> None:
+        super().__init__(found)
+        self.mend = mend
+
+
+def _at_least(name: str, version: str) -> None:
+    """Raise :class:`Fault` if ``version`` is older than what the course supports."""
+
+    from packaging.version import Version
+
+    if Version(version) < Version(MINIMUM[name]):
+        install = "install a newer Python" if name == "python" else f"pip install --upgrade '{name}>={MINIMUM[name]}'"
+        raise Fault(f"{version}, older than {MINIMUM[name]}", install)
+
+
+def _python() -> str:
+    _at_least("python", platform.python_version())
+    return platform.python_version()
+
+
+def _package(name: str) -> Callable[[], str]:
+    def check() -> str:
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:  # a broken binary raises OSError or RuntimeError as well as ImportError
+            raise Fault(f"cannot be imported ({error})", f"pip install --upgrade '{name}>={MINIMUM[name]}'") from error
+        _at_least(name, module.__version__)
+        return str(module.__version__)
+
+    return check
+
+
+def _device() -> str:
+    from kd_course.runtime import pick_device
+
+    try:
+        return str(pick_device())
+    except ValueError as error:
+        raise Fault(str(error), "unset KD_COURSE_DEVICE") from error
+
+
+def _threads() -> str:
+    import torch
+
+    from kd_course.runtime import available_cores
+
+    return f"{torch.get_num_threads()} for PyTorch, on {available_cores()} available cores"
+
+
+def _data() -> str:
+    from kd_course.data import DataError, load_data
+
+    try:
+        return repr(load_data())
+    except (DataError, ValueError) as error:
+        raise Fault(str(error), "correct or unset KD_COURSE_DATA and KD_COURSE_DATASET") from error
+
+
+def _memory() -> str:
+    import psutil
+
+    free = psutil.virtual_memory().available / 2**30
+    if free < MEMORY_GB:
+        raise Fault(f"{free:.1f} GB available", f"close other programs; a notebook wants {MEMORY_GB:.0f} GB")
+    return f"{free:.1f} GB available"
+
+
+def _kernel() -> str:
+    try:
+        return f"ipykernel {importlib.metadata.version('ipykernel')}, JupyterLab {importlib.metadata.version('jupyterlab')}"
+    except importlib.metadata.PackageNotFoundError as error:
+        raise Fault(f"{error.name} is not installed", "pip install jupyterlab ipykernel") from error
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "Python": _python,
+    "torch": _package("torch"),
+    "torchvision": _package("torchvision"),
+    "ipywidgets": _package("ipywidgets"),
+    "device": _device,
+    "threads": _threads,
+    "data": _data,
+    "memory": _memory,
+    "kernel": _kernel,
+}
+
+
+def preflight() -> bool:
+    """Print one line per check, ``[ OK ]`` or ``[FAIL]`` with its mend; returns whether all is well."""
+    failed = 0
+    for name, check in CHECKS.items():
+        try:
+            print(f"[ OK ] {name:<12}{check()}")
+        except Fault as fault:
+            failed += 1
+            print(f"[FAIL] {name:<12}{fault}\n       {'mend':<12}{fault.mend}")
+        except ImportError as error:
+            failed += 1
+            print(f"[FAIL] {name:<12}{error}\n       {'mend':<12}pip install the missing package, then try again")
+    print("Ready." if not failed else f"{failed} of {len(CHECKS)} checks failed; each line above says how to mend it.")
+    return not failed
+
+
+if __name__ == "__main__":
+    sys.exit(0 if preflight() else 1)

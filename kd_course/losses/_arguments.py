@@ -1,0 +1,53 @@
+"""What every loss asks of its arguments, and the sentence it answers with when it does not get it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def floating_pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
+    """Both tensors in one floating type, half precision widened to float32, once their shapes are known to agree.
+
+    Raises:
+        TypeError: one is not a floating-point tensor. ValueError: the shapes differ, or the batch is empty.
+    """
+    for role, value in (("student", student), ("teacher", teacher)):
+        if not isinstance(value, Tensor):
+            hint = "; attach teacher logits with split.with_teacher(logits)" if value is None else ""
+            raise TypeError(f"{role} {what} must be a tensor, not {type(value).__name__}{hint}")
+        if not value.is_floating_point():
+            raise TypeError(f"{role} {what} must be floating point, not {value.dtype}; pass raw {what}, not labels")
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student {what} {tuple(student.shape)} and teacher {what} {tuple(teacher.shape)} must have one shape; "
+            "compare the same samples"
+        )
+    if student.numel() == 0:
+        raise ValueError(f"{what} of shape {tuple(student.shape)} are empty; a loss needs at least one sample")
+    common = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    return student.to(common), teacher.to(common)
+
+
+def logit_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`floating_pair` for logits, which are (B, C) with at least two classes."""
+    student, teacher = floating_pair(student, teacher, "logits")
+    if student.ndim != 2 or student.shape[1] < 2:
+        raise ValueError(f"logits must be (batch, classes) with two classes or more, not {tuple(student.shape)}")
+    return student, teacher
+
+
+def positive(value: float, name: str) -> float:
+    """``value`` if it is a finite number above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
+    return value
+
+
+def fraction(value: float, name: str) -> float:
+    """``value`` if it lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, not {value!r}")
+    return value

@@ -1,0 +1,213 @@
+"""Losses on what the network answers: its logits, its softened probabilities, its regression outputs.
+
+The notation of the whole course: ``s`` and ``t`` are student and teacher, ``z`` logits, ``p_T = softmax(z / T)``,
+B the batch, C the classes. Everything is computed in log space and, for half-precision inputs, in float32.
+The functions are differentiable in both arguments; teacher logits from :func:`kd_course.inference.predict`
+carry no graph, so there the teacher is a constant.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_course.losses._arguments import floating_pair, fraction, logit_pair, positive
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """T² times the Kullback-Leibler divergence from the student's to the teacher's softened probabilities.
+
+    .. math:: T^2 \\cdot \\frac{1}{B} \\sum_b \\sum_c t_{T,bc} \\, (\\log t_{T,bc} - \\log s_{T,bc})
+
+    T² undoes the 1/T² by which softening shrinks the gradient, so the balance with a hard-label loss does not
+    move when T does. The gradient is ``T (s_T - t_T) / B``.
+
+    Args:
+        student_logits: (B, C). teacher_logits: (B, C).
+        temperature: T > 0, dimensionless; 1 leaves the probabilities as they are.
+
+    Returns:
+        A scalar in nats, averaged over the batch; 0 exactly where the two sets of logits differ by a constant per row.
+
+    Raises:
+        TypeError: logits that are not floating-point tensors. ValueError: shapes that differ or are not (B, C), T ≤ 0.
+
+    Reference: Hinton, Vinyals & Dean 2015, *Distilling the Knowledge in a Neural Network*, arXiv:1503.02531.
+
+    >>> logits = torch.tensor([[2.0, 0.0, -1.0]])
+    >>> soft_target_loss(logits, logits + 5, temperature=4).item()
+    0.0
+    """
+    student, teacher = logit_pair(student_logits, teacher_logits)
+    student_log_p = F.log_softmax(student / positive(temperature, "temperature"), dim=1)
+    teacher_log_p = F.log_softmax(teacher / temperature, dim=1)
+    return temperature**2 * F.kl_div(student_log_p, teacher_log_p, reduction="batchmean", log_target=True)
+
+
+def kd_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *, temperature: float, alpha: float
+) -> Tensor:
+    """Hinton's distillation loss: hard labels and soft targets, blended.
+
+    .. math:: (1 - \\alpha) \\cdot CE(y, s) + \\alpha \\cdot T^2 \\cdot KL(t_T \\,\\|\\, s_T)
+
+    **α weights the soft targets**, here and everywhere in this course. α = 0 is plain cross-entropy and does not
+    look at the teacher; α = 1 does not look at the labels, which may then be None (unlabelled transfer data).
+
+    Args:
+        student_logits: (B, C). teacher_logits: (B, C).
+        labels: class numbers, int64, (B,); None allowed at α = 1.
+        temperature: T > 0, used for the soft term only. alpha: weight of the soft term, in [0, 1].
+
+    Returns:
+        A scalar in nats, averaged over the batch.
+
+    Raises:
+        TypeError, ValueError: as :func:`soft_target_loss`; also α outside [0, 1], labels missing at α < 1, or labels
+        that are not class numbers of the batch.
+
+    Reference: Hinton, Vinyals & Dean 2015, arXiv:1503.02531.
+
+    >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, -1.0]])
+    >>> round(kd_loss(student, teacher, torch.tensor([0]), temperature=2, alpha=0.5).item(), 4)
+    0.3371
+    """
+    if fraction(alpha, "alpha") == 1:
+        return soft_target_loss(student_logits, teacher_logits, temperature=temperature)
+    hard = F.cross_entropy(*_labelled(student_logits, labels))
+    if alpha == 0:
+        return hard
+    return (1 - alpha) * hard + alpha * soft_target_loss(student_logits, teacher_logits, temperature=temperature)
+
+
+def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Mean squared difference of the logits, over batch and classes.
+
+    .. math:: \\frac{1}{BC} \\sum_{bc} (z_{s,bc} - z_{t,bc})^2
+
+    The high-temperature limit of distillation: T²·KL tends to half this value once each row is centred.
+
+    Args:
+        student_logits: (B, C). teacher_logits: (B, C).
+
+    Raises:
+        TypeError, ValueError: as :func:`soft_target_loss`.
+
+    References: Ba & Caruana 2014, *Do Deep Nets Really Need to be Deep?*, arXiv:1312.6184; Hinton et al. 2015, section 2.1.
+
+    >>> logit_mse_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 3.0]])).item()
+    0.5
+    """
+    return F.mse_loss(*logit_pair(student_logits, teacher_logits))
+
+
+def probability_mse_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Mean squared difference of the softened probabilities, over batch and classes.
+
+    .. math:: \\frac{1}{BC} \\sum_{bc} (s_{T,bc} - t_{T,bc})^2
+
+    Its gradient passes through the softmax and fades as 1/T², like that of the KL before the T²: added to a
+    cross-entropy at T = 5 it all but vanishes. It is here to be measured (notebook 03), not to be recommended.
+
+    Args:
+        student_logits: (B, C). teacher_logits: (B, C). temperature: T > 0.
+
+    Raises:
+        TypeError, ValueError: as :func:`soft_target_loss`.
+
+    >>> probability_mse_loss(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 0.0]]), temperature=1).item()
+    0.0
+    """
+    student, teacher = logit_pair(student_logits, teacher_logits)
+    temperature = positive(temperature, "temperature")
+    return F.mse_loss(torch.softmax(student / temperature, dim=1), torch.softmax(teacher / temperature, dim=1))
+
+
+def regression_kd_loss(
+    student_prediction: Tensor,
+    teacher_prediction: Tensor,
+    targets: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    margin: float | None = None,
+) -> Tensor:
+    """Distillation for regression: follow the targets and the teacher's real-valued predictions.
+
+    .. math:: (1 - \\alpha) \\cdot \\overline{(f_s - y)^2} + \\alpha \\cdot \\overline{(f_s - f_t)^2}
+
+    Unlike probabilities, a teacher's numbers can be wrong without limit. With a ``margin`` m the teacher is only a bound:
+    the second term becomes the student's own squared error ‖f_s - y‖², counted for those samples where it plus m
+    exceeds the teacher's, and 0 for the others.
+
+    Args:
+        student_prediction: (B, …). teacher_prediction: the same shape.
+        targets: y, the same shape; needed at α < 1 and with a margin.
+        alpha: weight of the teacher's term, in [0, 1]. margin: m ≥ 0, in squared units of y; None for no bound.
+
+    Raises:
+        TypeError: not floating-point tensors. ValueError: shapes that differ, α or margin out of range, targets missing.
+
+    Reference: Chen et al. 2017, *Learning Efficient Object Detection Models with Knowledge Distillation*, NeurIPS (the bound).
+
+    >>> regression_kd_loss(torch.tensor([[1.0]]), torch.tensor([[3.0]])).item()
+    4.0
+    """
+    student, teacher = floating_pair(student_prediction, teacher_prediction, "predictions")
+    if margin is not None and not margin >= 0:
+        raise ValueError(f"margin must be 0 or more (squared units of the target), not {margin!r}")
+    if fraction(alpha, "alpha") == 1 and margin is None:
+        return F.mse_loss(student, teacher)
+    if targets is None:
+        raise ValueError("targets are needed at alpha < 1 and with a margin; pass them, or use alpha=1 and no margin")
+    student, targets = floating_pair(student, targets, "predictions (the second is the targets)")
+    error = (student - targets).square()  # (B, …)
+    if margin is None:
+        imitation = F.mse_loss(student, teacher)
+    else:
+        outputs = tuple(range(1, error.ndim))
+        teacher_error = (teacher - targets).square()
+        behind = error.sum(outputs, keepdim=True) + margin > teacher_error.sum(outputs, keepdim=True)
+        imitation = (error * behind).mean()
+    return (1 - alpha) * error.mean() + alpha * imitation
+
+
+def standardize_logits(logits: Tensor) -> Tensor:
+    """Each row of logits with mean 0 and sample standard deviation 1 (n - 1 in the denominator).
+
+    .. math:: (z_{bc} - \\bar z_b) / \\sqrt{\\textstyle\\sum_c (z_{bc} - \\bar z_b)^2 / (C - 1)}
+
+    Before a softened softmax it frees the student from copying the teacher's logit *range*: only the shape counts.
+    Unchanged by adding a constant to a row or multiplying it by a positive one. A constant row gives zeros.
+
+    Args:
+        logits: (B, C), C ≥ 2.
+
+    Raises:
+        TypeError: not floating point. ValueError: not (B, C).
+
+    Reference: Sun et al. 2024, *Logit Standardization in Knowledge Distillation*, arXiv:2403.01427.
+
+    >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[-1.,  0.,  1.]])
+    """
+    logits, _ = logit_pair(logits, logits)
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
+    return centred / torch.where(variance > 0, variance, 1).sqrt()
+
+
+def _labelled(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logits and labels as cross-entropy wants them, or a sentence that says what is wrong with them."""
+    logits, _ = logit_pair(logits, logits)
+    batch, classes = logits.shape
+    if labels is None:
+        raise ValueError("labels are needed at alpha < 1; pass them, or set alpha=1 for unlabelled data")
+    if labels.is_floating_point() or labels.shape != (batch,):
+        raise ValueError(
+            f"labels must be {batch} whole class numbers of shape ({batch},), "
+            f"not {labels.dtype} of shape {tuple(labels.shape)}; for one-hot labels pass labels.argmax(1)"
+        )
+    if labels.device.type == "cpu" and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+        raise ValueError(f"labels must lie in 0..{classes - 1}, not {int(labels.min())}..{int(labels.max())}")
+    return logits, labels.long()

@@ -1,0 +1,166 @@
+"""Figures in one style: the same colour and marker for the same role in every notebook, legible on a projector.
+
+Every function draws into axes it is given, or makes its own, and returns the axes or the figure, so a cell can go on
+from there. Colour never stands alone: roles differ in marker and hatch too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from kd_course.evaluation import mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLOURS = {"teacher": "#5f4690", "scratch": "#e17c05", "distilled": "#1d6996", "label": "#cc503e", "neutral": "#666666"}
+"""The colour of each role: the teacher, the student from scratch, the distilled student, a true label, all else."""
+
+MARKERS = {"teacher": "s", "scratch": "o", "distilled": "D", "label": "*", "neutral": "^"}
+HATCHES = {"teacher": "..", "scratch": "//", "distilled": "", "label": "xx", "neutral": ""}
+
+STYLE = {
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 2,
+    "lines.markersize": 7,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 90,
+    "savefig.dpi": 90,
+    "image.cmap": "Greys",
+}
+
+
+def use_course_style() -> None:
+    """Switch matplotlib to the style of the course, for every figure that follows."""
+    plt.rcdefaults()
+    plt.rcParams.update({**STYLE, "axes.prop_cycle": plt.cycler(color=plt.style.library["petroff10"]["axes.prop_cycle"].by_key()["color"])})
+
+
+def show_digits(images: Tensor, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
+    """A sheet of digits, dark on light, each with its title."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.6 * rows), squeeze=False)
+    for place, ax in enumerate(axes.flat):
+        ax.axis("off")
+        if place < len(images):
+            draw_digit(ax, images[place], titles[place] if titles is not None else "")
+    return figure
+
+
+def draw_digit(ax: Axes, image: Tensor, title: str = "") -> Axes:
+    """One digit (1, 28, 28), dark on light."""
+    ax.imshow(image.squeeze(0), cmap="Greys", interpolation="nearest")
+    ax.set_title(title, fontsize=11, loc="center")
+    ax.axis("off")
+    return ax
+
+
+def probability_bars(
+    ax: Axes, probabilities: Tensor, *, role: str = "teacher", label: int | None = None, log: bool = False
+) -> Axes:
+    """Bars of a distribution over classes (C,); the true class has a star. ``log=True`` shows what hides near 0."""
+    values = probabilities.tolist()
+    ax.bar(range(len(values)), values, color=COLOURS[role], hatch=HATCHES[role], edgecolor="white")
+    if log:
+        ax.set_yscale("log")
+        ax.set_ylim(1e-6, 2)
+    else:
+        ax.set_ylim(0, 1.12)
+    if label is not None:
+        ax.plot(label, min(values[label] * (1.6 if log else 1) + (0 if log else 0.06), 1.4), "*", color=COLOURS["label"], markersize=11)
+    ax.set_xticks(range(len(values)))
+    ax.set_xlabel("class")
+    ax.set_ylabel("probability")
+    return ax
+
+
+def heatmap(
+    values: Tensor, *, ax: Axes | None = None, row_label: str = "", column_label: str = "", decimals: int = 2, colour_bar: str = ""
+) -> Axes:
+    """A small matrix with its numbers written in; the colour repeats what the number says."""
+    ax = ax or plt.figure(figsize=(6.4, 5.4)).gca()
+    image = ax.imshow(values, cmap="cividis")
+    middle = (float(values.min()) + float(values.max())) / 2
+    rows, columns = values.shape
+    for row in range(rows):
+        for column in range(columns):
+            value = float(values[row, column])
+            ax.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", fontsize=8, color="white" if value < middle else "black")
+    ax.set_xticks(range(columns))
+    ax.set_yticks(range(rows))
+    ax.set_xlabel(column_label)
+    ax.set_ylabel(row_label)
+    ax.grid(False)
+    if colour_bar:
+        ax.figure.colorbar(image, ax=ax, label=colour_bar, shrink=0.85)
+    return ax
+
+
+def loss_curves(histories: Mapping[str, pd.DataFrame], column: str = "loss", *, ax: Axes | None = None) -> Axes:
+    """One line per training, labelled at its end. Names that are roles (``"scratch"``, …) take the role's colour."""
+    ax = ax or plt.figure(figsize=(7, 4)).gca()
+    for name, history in histories.items():
+        role = _role(name)
+        (line,) = ax.plot(history.index, history[column], color=COLOURS[role] if role else None, marker=MARKERS.get(role or "", "."))
+        ax.annotate(f" {name}", (history.index[-1], history[column].iloc[-1]), color=line.get_color(), va="center")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(column)
+    ax.margins(x=0.18)
+    return ax
+
+
+def interval_plot(rows: Mapping[str, Sequence[float]], *, xlabel: str, ax: Axes | None = None) -> Axes:
+    """Every seed as a faint dot, the mean and its 95 % interval as a marked bar: one row per recipe."""
+    ax = ax or plt.figure(figsize=(7, 0.7 + 0.55 * len(rows))).gca()
+    for place, (name, values) in enumerate(rows.items()):
+        role = _role(name) or "neutral"
+        interval = mean_interval(values)
+        ax.plot(values, [place] * len(values), ".", color=COLOURS[role], alpha=0.35)
+        ax.errorbar(
+            interval.mean, place, xerr=interval.half_width, color=COLOURS[role], marker=MARKERS[role], capsize=5, linewidth=2.5
+        )
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(f"{xlabel} (dots: seeds; bars: mean, 95 % interval)")
+    return ax
+
+
+def interval_lines(ax: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]], *, name: str) -> Axes:
+    """A line of means over ``x`` with its 95 % interval as a band; ``seeds[i]`` holds the values at ``x[i]``."""
+    role = _role(name)
+    intervals = [mean_interval(values) for values in seeds]
+    (line,) = ax.plot(x, [interval.mean for interval in intervals], color=COLOURS[role] if role else None, marker=MARKERS.get(role or "", "o"), label=name)
+    ax.fill_between(x, [i.low for i in intervals], [i.high for i in intervals], color=line.get_color(), alpha=0.18, linewidth=0)
+    return ax
+
+
+def reliability_diagram(ax: Axes, table: Tensor, *, role: str = "neutral", name: str = "") -> Axes:
+    """Accuracy against confidence from :func:`kd_course.evaluation.reliability`; on the diagonal confidence is honest."""
+    count, confidence, correct = table[table[:, 0] > 0].T
+    ax.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
+    ax.plot(confidence, correct, color=COLOURS[role], marker=MARKERS[role], label=name)
+    ax.scatter(confidence, correct, s=12 + 300 * count / count.sum(), color=COLOURS[role], alpha=0.3, linewidths=0)
+    ax.set_xlabel("confidence")
+    ax.set_ylabel("accuracy")
+    ax.set_xlim(0, 1.02)
+    ax.set_ylim(0, 1.02)
+    return ax
+
+
+def _role(name: str) -> str | None:
+    """The role a name begins with, if any: ``"distilled, T = 4"`` is drawn as ``"distilled"``."""
+    return next((role for role in COLOURS if name.lower().startswith(role)), None)

@@ -1,0 +1,218 @@
+"""The teachers of the course: trained by one command, shipped with a card, refused if a single byte differs.
+
+``python -m kd_course.teachers cnn`` trains the MNIST teacher again and writes three files to ``data/teachers``: weights
+(float16 safetensors), the logits of every MNIST image (float16), and a JSON card with data, seed, command, accuracy and
+checksums. For the fallback digits a teacher is trained on the spot, in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kd_course.data import MNIST_SHA256, Batch, Data, Split, jitter, load_data
+from kd_course.inference import freeze, predict
+from kd_course.models import TeacherNet, count_parameters, mlp
+from kd_course.runtime import seeded, shipped
+from kd_course.training import cosine, fit
+
+
+class TeacherError(RuntimeError):
+    """A teacher's file is missing, damaged or of another teacher; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a teacher is made: the network, and a training with Adam, images shifted by up to ±2 pixels and a cosine rate."""
+
+    build: Callable[[], nn.Module]
+    epochs: int
+    batch_size: int = 128
+
+
+RECIPES = {
+    ("mnist", "cnn"): Recipe(TeacherNet, epochs=20),
+    ("mnist", "mlp"): Recipe(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=60),
+    ("digits", "cnn"): Recipe(TeacherNet, epochs=12, batch_size=32),
+    ("digits", "mlp"): Recipe(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=40, batch_size=32),
+}
+"""The recipe of each teacher, by data set and name: the CNN of the course's pair, and the 2×1200 MLP of Hinton et al. 2015."""
+
+
+def train_teacher(
+    data: Data, name: str = "cnn", *, seed: int = 0, checkpoint: Path | None = None, progress: bool = False
+) -> nn.Module:
+    """Train a teacher by its recipe on ``data.train`` and freeze it."""
+    recipe = _recipe(data.name, name)
+
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(jitter(batch.images)), batch.labels)
+
+    with seeded(seed):
+        teacher = recipe.build()
+    fit(
+        teacher,
+        objective,
+        data.train,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        schedule=cosine,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return freeze(teacher.cpu())
+
+
+def load_teacher(data: Data, name: str = "cnn") -> nn.Module:
+    """The course's teacher for ``data``, frozen: shipped weights for MNIST, trained on the spot for the digits.
+
+    Args:
+        data: the data set; its ``name`` decides which teacher fits.
+        name: ``"cnn"`` (:class:`~kd_course.models.TeacherNet`).
+
+    Raises:
+        TeacherError: the weights are missing or do not match the checksum on their card.
+        ValueError: no such teacher.
+
+    >>> teacher = load_teacher(load_data("digits"))
+    >>> teacher.training, any(parameter.requires_grad for parameter in teacher.parameters())
+    (False, False)
+    """
+    recipe = _recipe(data.name, name)
+    if data.name == "digits":
+        return _digits_teacher(name)
+    teacher = recipe.build()
+    weights = _verified(data.name, name, "weights")
+    teacher.load_state_dict({key: value.float() for key, value in weights.items()})
+    return freeze(teacher)
+
+
+def teacher_logits(split: Split, name: str = "cnn") -> Tensor:
+    """What the course's teacher says about every sample of ``split``: (N, classes), float32, looked up by sample number.
+
+    For MNIST the answers were computed once and ship with the course; each sample's row is found by its number in the
+    MNIST file, so any subset in any order gets its own. For the digits they are computed here.
+
+    Raises:
+        TeacherError: the table is missing or does not match the checksum on the teacher's card.
+        ValueError: no such teacher, or a split of unknown origin.
+    """
+    dataset, _, part = split.origin.partition("/")
+    _recipe(dataset, name)
+    if dataset == "digits":
+        return predict(_digits_teacher(name), split)
+    return _verified(dataset, name, "logits")[part][split.indices].float()
+
+
+def card(dataset: str = "mnist", name: str = "cnn") -> dict:
+    """The card of a shipped teacher: architecture, data, seed, command, accuracy, checksums.
+
+    Raises:
+        TeacherError: no such card is shipped.
+    """
+    path = _file(dataset, name, "card")
+    if not path.is_file():
+        raise TeacherError(f"{path} is missing; fetch it again with the course, or run 'python -m kd_course.teachers {name}'")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _recipe(dataset: str, name: str) -> Recipe:
+    if (dataset, name) not in RECIPES:
+        known = ", ".join(sorted(known for of, known in RECIPES if of == dataset)) or "none"
+        raise ValueError(f"no teacher {name!r} for {dataset!r}; there are: {known}")
+    return RECIPES[dataset, name]
+
+
+def _file(dataset: str, name: str, kind: str) -> Path:
+    return shipped("teachers", f"{dataset}_{name}.{'json' if kind == 'card' else f'{kind}.safetensors'}")
+
+
+@lru_cache(maxsize=4)
+def _verified(dataset: str, name: str, kind: str) -> dict[str, Tensor]:
+    """The tensors of a shipped file, once its bytes have been held against the card's checksum."""
+    from safetensors.torch import load
+
+    path, expected = _file(dataset, name, kind), card(dataset, name)[f"{kind}_sha256"]
+    mend = f"restore it with 'git checkout -- {path.name}', reinstall, or run 'python -m kd_course.teachers {name}'"
+    if not path.is_file():
+        raise TeacherError(f"{path} is missing; {mend}")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise TeacherError(f"{path} is not the file its card describes: SHA-256 {found[:12]}…, not {expected[:12]}…; {mend}")
+    return load(content)
+
+
+@lru_cache(maxsize=2)
+def _digits_teacher(name: str) -> nn.Module:
+    return train_teacher(load_data("digits"), name)
+
+
+def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Path) -> dict:
+    """Write weights, logits and card of a freshly trained MNIST teacher to ``folder``; returns the card.
+
+    Weights are rounded to float16 first, so every figure on the card belongs to the weights that ship.
+    """
+    from safetensors.torch import save
+
+    weights = {key: value.half().contiguous() for key, value in teacher.state_dict().items()}
+    teacher.load_state_dict({key: value.float() for key, value in weights.items()})
+    everything = load_data(data.name, validation_size=0)
+    logits = {"train": predict(teacher, everything.train).half(), "test": predict(teacher, everything.test).half()}
+    contents = {"weights": save(weights), "logits": save(logits)}
+    errors = {
+        part.origin + (" (held out)" if part is data.validation else ""): int(
+            (logits[part.origin.split("/")[1]][part.indices].argmax(1) != part.labels).sum()
+        )
+        for part in (data.train, data.validation, data.test)
+    }
+    result = {
+        "teacher": f"{data.name} {name}",
+        "architecture": type(teacher).__name__,
+        "parameters": count_parameters(teacher),
+        "data": f"MNIST, {len(data.train):,} training images; {len(data.validation):,} held out for validation",
+        "data_sha256": MNIST_SHA256,
+        "recipe": f"{RECIPES[data.name, name].epochs} epochs, Adam 1e-3 with a cosine rate, ±2 pixel jitter, cross-entropy",
+        "seed": seed,
+        "command": f"python -m kd_course.teachers {name} --seed {seed}",
+        "errors": errors,
+        "test_accuracy": 1 - errors["mnist/test"] / len(data.test),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "licence": "BSD-3-Clause, as the code",
+        **{f"{kind}_sha256": hashlib.sha256(content).hexdigest() for kind, content in contents.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, content in contents.items():
+        (folder / _file(data.name, name, kind).name).write_bytes(content)
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    (folder / _file(data.name, name, "card").name).write_text(text, encoding="utf-8")
+    return result
+
+
+def main() -> None:
+    """Train and publish one MNIST teacher; interrupted, it goes on from its last epoch."""
+    parser = argparse.ArgumentParser(description="Train a teacher on MNIST and write its weights, logits and card.")
+    parser.add_argument("name", choices=sorted(name for dataset, name in RECIPES if dataset == "mnist"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=shipped("teachers"), help="where to write (default: %(default)s)")
+    options = parser.parse_args()
+    data = load_data("mnist")
+    checkpoint = options.folder / f".{options.name}-{options.seed}.checkpoint"
+    teacher = train_teacher(data, options.name, seed=options.seed, checkpoint=checkpoint, progress=True)
+    print(json.dumps(publish(data, options.name, teacher, seed=options.seed, folder=options.folder), indent=2))
+    checkpoint.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
