@@ -14,12 +14,7 @@ def floating_pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, 
     Raises:
         TypeError: one is not a floating-point tensor. ValueError: the shapes differ, or the batch is empty.
     """
-    for role, value in (("student", student), ("teacher", teacher)):
-        if not isinstance(value, Tensor):
-            hint = "; attach teacher logits with split.with_teacher(logits)" if value is None else ""
-            raise TypeError(f"{role} {what} must be a tensor, not {type(value).__name__}{hint}")
-        if not value.is_floating_point():
-            raise TypeError(f"{role} {what} must be floating point, not {value.dtype}; pass raw {what}, not labels")
+    student, teacher = _floating(student, teacher, what)
     if student.shape != teacher.shape:
         raise ValueError(
             f"student {what} {tuple(student.shape)} and teacher {what} {tuple(teacher.shape)} must have one shape; "
@@ -27,6 +22,36 @@ def floating_pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, 
         )
     if student.numel() == 0:
         raise ValueError(f"{what} of shape {tuple(student.shape)} are empty; a loss needs at least one sample")
+    return student, teacher
+
+
+def batch_pair(student: Tensor, teacher: Tensor, what: str, *, ndim: int | None = None) -> tuple[Tensor, Tensor]:
+    """Features of the same samples, of any width each: one floating type, and batches of one size that can form pairs.
+
+    Raises:
+        TypeError: one is not a floating-point tensor. ValueError: the batch sizes differ, or are below two; or the tensors
+            have not ``ndim`` dimensions.
+    """
+    student, teacher = _floating(student, teacher, what)
+    for role, value in (("student", student), ("teacher", teacher)):
+        if value.ndim < 2 or ndim not in (None, value.ndim) or value[0].numel() == 0:
+            wanted = "(batch, dimensions)" if ndim == 2 else "(batch, …)"
+            raise ValueError(f"{role} {what} must be {wanted}, not {tuple(value.shape)}; try .flatten(1)")
+    if len(student) != len(teacher):
+        raise ValueError(f"{len(student)} student {what} and {len(teacher)} teacher {what} must be of the same samples")
+    if len(student) < 2:
+        raise ValueError(f"relations need pairs, but this batch has {len(student)} sample(s); use a batch of two or more")
+    return student, teacher
+
+
+def _floating(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
+    """Both tensors in one floating type, float32 or wider."""
+    for role, value in (("student", student), ("teacher", teacher)):
+        if not isinstance(value, Tensor):
+            hint = "; attach teacher logits with split.with_teacher(logits)" if value is None else ""
+            raise TypeError(f"{role} {what} must be a tensor, not {type(value).__name__}{hint}")
+        if not value.is_floating_point():
+            raise TypeError(f"{role} {what} must be floating point, not {value.dtype}; pass raw {what}, not labels")
     common = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
     return student.to(common), teacher.to(common)
 

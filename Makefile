@@ -1,0 +1,79 @@
+# `make lab` and `make test` are the two commands of the course. Each first makes .venv, once, and needs only Python, pip and make.
+#
+#   PYTHON       the interpreter that makes .venv           make lab PYTHON=python3.12
+#   PIP_ARGS     options for pip install                    make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   LAB_ARGS     options for JupyterLab                     make lab LAB_ARGS=--no-browser
+#   PYTEST_ARGS  options for the unit tests and notebooks   make unit PYTEST_ARGS="-k temperature -x"
+#   SLUG         your repository, for make fork             make fork SLUG=you/your-repo
+
+PYTHON ?= python3
+PIP_ARGS ?=
+LAB_ARGS ?=
+PYTEST_ARGS ?=
+SLUG ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help lab test lint unit notebooks format refresh bench preflight teachers fork clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+lab: $(READY) ## set up if needed, then open the course in JupyterLab
+	$(BIN)/jupyter-lab notebooks/00_start_here.ipynb $(LAB_ARGS)
+
+test: lint unit notebooks ## set up if needed, then run everything: linter, unit tests, notebooks
+
+lint: $(READY) ## check code and notebooks with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+unit: $(READY) ## run the unit tests and the examples in the docstrings
+	$(BIN)/python -m pytest --doctest-modules tests kd_course $(PYTEST_ARGS)
+
+# The kernels run in processes of their own; warnings of the tools that drive them are not the course's errors.
+notebooks: $(READY) ## run every notebook and compare the outputs that must not differ
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --timeout=600 -W default \
+		notebooks/[0-9]*.ipynb $(PYTEST_ARGS)
+
+format: $(READY) ## mend with ruff what it can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+refresh: $(READY) ## execute all notebooks again and store their outputs and costs
+	$(BIN)/python tools/refresh.py
+
+bench: $(READY) ## measure what the training loop costs
+	$(BIN)/python tools/bench.py
+
+preflight: $(READY) ## check this machine
+	$(BIN)/python -m kd_course
+
+teachers: $(READY) ## train the shipped MNIST teacher again
+	$(BIN)/python -m kd_course.teachers cnn
+
+fork: ## point badges and bootstrap cells at your fork: make fork SLUG=you/your-repo
+	@$(PYTHON) tools/fork.py "$(SLUG)"
+
+clean: ## remove .venv, builds and caches; downloads stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml | $(BIN)/python
+	@echo "Installing the course and what it needs into $(VENV); PyTorch is a large download."
+	$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[test]'
+	@touch $@
+
+$(BIN)/python:
+	@command -v "$(PYTHON)" > /dev/null || { \
+		echo "There is no '$(PYTHON)' here. Install Python 3.11 or newer, or name yours: PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "'$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); the course needs 3.11 or newer. Name another: PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null || { \
+		echo "'$(PYTHON)' cannot make environments. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

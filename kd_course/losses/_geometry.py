@@ -1,0 +1,17 @@
+"""Lengths and directions whose gradients stay finite where a vector is zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def unit(vectors: Tensor, dim: int) -> Tensor:
+    """Vectors of length 1 along ``dim``; a zero vector stays zero, with a finite gradient."""
+    length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
+    return vectors / torch.where(length > 0, length, 1)
+
+
+def rescaled_by(values: Tensor, scale: Tensor) -> Tensor:
+    """``values / scale``, or ``values`` where the scale is 0."""
+    return values / torch.where(scale > 0, scale, 1)

@@ -1,0 +1,195 @@
+"""Contrastive losses: tell your pair from the others.
+
+Two different losses bear the word. :class:`CRDLoss` is contrastive representation distillation as published: noise-contrastive
+estimation, a binary decision per candidate against a memory bank of all training samples, with student and teacher each
+as anchor. :func:`info_nce_loss` picks the right one among the batch with a softmax; it is simpler and is *not* CRD.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kd_course.losses._arguments import batch_pair, positive
+from kd_course.losses._geometry import unit
+from kd_course.runtime import seeded
+
+
+def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, temperature: float) -> Tensor:
+    """In-batch InfoNCE: each student embedding should pick its own sample's teacher embedding out of the batch.
+
+    .. math:: -\\frac{1}{B} \\sum_i \\log \\frac{e^{\\cos(s_i, t_i)/\\tau}}{\\sum_j e^{\\cos(s_i, t_j)/\\tau}}
+
+    The other B - 1 samples of the batch are the negatives. Equal scores give log B. log B minus the loss bounds the mutual
+    information of the pair from below.
+
+    Args:
+        student_embedding: (B, D). teacher_embedding: (B, D), the same width; B ≥ 2.
+        temperature: τ > 0, the sharpness of the choice (not the T of soft targets).
+
+    Returns:
+        A scalar in nats.
+
+    Raises:
+        TypeError: not floating-point tensors. ValueError: not (B, D), other sizes, a batch of one, or τ ≤ 0.
+
+    Reference: van den Oord, Li & Vinyals 2018, *Representation Learning with Contrastive Predictive Coding*, arXiv:1807.03748.
+
+    >>> same = torch.ones(4, 3)
+    >>> round(info_nce_loss(same, same, temperature=0.1).item(), 4) == round(math.log(4), 4)
+    True
+    """
+    student, teacher = batch_pair(student_embedding, teacher_embedding, "embeddings", ndim=2)
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"embeddings {tuple(student.shape)} and {tuple(teacher.shape)} must have one width; project both with nn.Linear first"
+        )
+    scores = unit(student, dim=1) @ unit(teacher, dim=1).T / positive(temperature, "temperature")  # (B, B)
+    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
+def nce_loss(positive_log_score: Tensor, negative_log_scores: Tensor, *, samples: int) -> Tensor:
+    """Noise-contrastive estimation for one anchor side: is this candidate my pair, or one of K drawn by chance?
+
+    .. math:: -\\frac{1}{B} \\sum_b \\Big[ \\log h(p_b) + \\sum_{k=1}^{K} \\log(1 - h(p_{bk})) \\Big], \\quad
+              h(p) = \\frac{p}{p + K/M}
+
+    All scores at chance, p = 1/M, give log(1 + K) + K·log(1 + 1/K).
+
+    Args:
+        positive_log_score: log p of each anchor's own pair, (B,).
+        negative_log_scores: log p of its K negatives, (B, K).
+        samples: M, the number of training samples the negatives are drawn from.
+
+    Returns:
+        A scalar in nats.
+
+    Raises:
+        ValueError: shapes that do not fit, or M < 2.
+
+    Reference: Tian, Krishnan & Isola 2020, *Contrastive Representation Distillation*, arXiv:1910.10699, equation 18.
+    """
+    if negative_log_scores.ndim != 2 or positive_log_score.shape != negative_log_scores.shape[:1] or samples < 2:
+        raise ValueError(
+            f"scores must be (B,) and (B, K) over 2 samples or more, not {tuple(positive_log_score.shape)}, "
+            f"{tuple(negative_log_scores.shape)} over {samples}"
+        )
+    log_noise = math.log(negative_log_scores.shape[1] / samples)  # log(K/M)
+    own = F.logsigmoid(positive_log_score - log_noise)  # log h
+    others = F.logsigmoid(log_noise - negative_log_scores).sum(1)  # Σ log(1 - h)
+    return -(own + others).mean()
+
+
+class CRDLoss(nn.Module):
+    """CRD: contrastive representation distillation with a memory bank, student and teacher in turn as anchor.
+
+    .. math:: L = NCE(v_s;\\, bank_t) + NCE(v_t;\\, bank_s), \\quad
+              p = \\frac{1}{Z} e^{\\langle v, bank_j \\rangle / \\tau}, \\quad
+              bank_i \\leftarrow \\mathrm{unit}(m\\, bank_i + (1-m)\\, v_i)
+
+    Both features are projected linearly to ``dimension`` and scaled to length 1. The positive is the sample's own row of the
+    other side's bank; the K negatives are drawn uniformly from all *other* samples. Z is set once, from the first batch, so
+    that scores start at 1/M on average.
+
+    The two projections have weights to be learned: train ``nn.ModuleDict({"student": …, "crd": …})``. Banks and Z are buffers,
+    saved with the module and moved with it. Its initial state depends on ``seed`` alone and leaves PyTorch's generator as it
+    was; negatives are drawn from that generator, which :func:`kd_course.training.fit` seeds.
+
+    Args:
+        student_dimension: width of the student's feature, flattened. teacher_dimension: likewise.
+        sample_indices: the numbers (``train.indices``) of the M samples that will be trained on; each gets a row in the banks.
+        dimension: width of the common space. negatives: K. temperature: τ. momentum: m, in [0, 1).
+        seed: decides projections and banks at the start.
+
+    Raises:
+        ValueError: options out of range.
+
+    Reference: Tian, Krishnan & Isola 2020, arXiv:1910.10699 (128 dimensions, K = 16,384, τ = 0.07, m = 0.5; their code can
+    also leave the anchor's whole class out of the negatives, which this one does not).
+
+    >>> crd = CRDLoss(64, 512, torch.arange(100), negatives=16)
+    >>> crd(torch.randn(8, 64), torch.randn(8, 512), torch.arange(8)).isfinite().item()
+    True
+    """
+
+    def __init__(
+        self,
+        student_dimension: int,
+        teacher_dimension: int,
+        sample_indices: Tensor,
+        *,
+        dimension: int = 128,
+        negatives: int = 16_384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        samples = len(sample_indices)
+        if samples < 2 or negatives < 1:
+            raise ValueError(f"CRD needs two samples and one negative at least, not {samples} and {negatives}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), not {momentum!r}")
+        self.negatives, self.temperature, self.momentum = negatives, positive(temperature, "temperature"), momentum
+        row = torch.full((int(sample_indices.max()) + 1,), -1, dtype=torch.long)
+        row[sample_indices] = torch.arange(samples)
+        self.register_buffer("row", row)  # sample number -> row of the banks
+        with seeded(seed):
+            self.project_student = nn.Linear(student_dimension, dimension)
+            self.project_teacher = nn.Linear(teacher_dimension, dimension)
+            self.register_buffer("student_bank", unit(torch.randn(samples, dimension), dim=1))
+            self.register_buffer("teacher_bank", unit(torch.randn(samples, dimension), dim=1))
+        self.register_buffer("log_z", torch.full((2,), math.nan))  # one per anchor side, set by the first batch
+
+    def forward(self, student_feature: Tensor, teacher_feature: Tensor, indices: Tensor) -> Tensor:
+        """The loss of a batch; in training mode the banks then take the new embeddings in.
+
+        Args:
+            student_feature: (B, …). teacher_feature: (B, …). indices: the samples' numbers, ``batch.indices``, (B,).
+
+        Raises:
+            TypeError, ValueError: features that are not floating point or not of one batch, or samples without a row.
+        """
+        student_feature, teacher_feature = batch_pair(student_feature, teacher_feature, "features")
+        rows = self._rows(indices)
+        student = unit(self.project_student(student_feature.flatten(1)), dim=1)  # (B, dimension)
+        teacher = unit(self.project_teacher(teacher_feature.flatten(1)), dim=1)
+        candidates = torch.cat([rows[:, None], self.draw_negatives(rows)], dim=1)  # (B, 1 + K), own row first
+        loss = self._nce(student, self.teacher_bank, candidates, side=0)
+        loss = loss + self._nce(teacher, self.student_bank, candidates, side=1)
+        if self.training:
+            self._remember(self.student_bank, rows, student)
+            self._remember(self.teacher_bank, rows, teacher)
+        return loss
+
+    def draw_negatives(self, rows: Tensor) -> Tensor:
+        """K rows for each of these, uniform over all rows but its own: (B, K)."""
+        draw = torch.randint(len(self.student_bank) - 1, (len(rows), self.negatives), device=rows.device)
+        return draw + (draw >= rows[:, None])  # skip the own row
+
+    def _rows(self, indices: Tensor) -> Tensor:
+        known = (indices >= 0) & (indices < len(self.row))
+        rows = self.row[indices.where(known, 0)].where(known, -1)
+        if (rows < 0).any():
+            raise ValueError(
+                f"sample {int(indices[rows < 0][0])} has no row in the memory bank; "
+                "make CRDLoss with sample_indices=train.indices of the split you train on"
+            )
+        return rows
+
+    def _nce(self, anchor: Tensor, bank: Tensor, candidates: Tensor, *, side: int) -> Tensor:
+        # The banks change in place after the loss is made, so autograd gets rows of its own to keep.
+        scores = torch.einsum("bd,bkd->bk", anchor, bank[candidates]) / self.temperature  # (B, 1 + K)
+        samples = len(bank)
+        if self.log_z[side].isnan():
+            with torch.no_grad():
+                self.log_z[side] = scores.logsumexp((0, 1)) - math.log(scores.numel()) + math.log(samples)
+        log_p = scores - self.log_z[side]
+        return nce_loss(log_p[:, 0], log_p[:, 1:], samples=samples)
+
+    @torch.no_grad()
+    def _remember(self, bank: Tensor, rows: Tensor, embedding: Tensor) -> None:
+        bank[rows] = unit(self.momentum * bank[rows] + (1 - self.momentum) * embedding.to(bank.dtype), dim=1)

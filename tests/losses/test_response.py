@@ -1,0 +1,871 @@
+"""The response losses against slow loops, against SciPy, and against the identities that the course teaches.
+
+A property is a function that takes an implementation and asserts something of it. The properties hold for the losses of
+the package, and every plausible wrong implementation at the end of the file fails at least one of them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from kd_course.losses import (
+    kd_loss,
+    logit_mse_loss,
+    probability_mse_loss,
+    regression_kd_loss,
+    soft_target_loss,
+    standardize_logits,
+)
+
+Loss = Callable[..., Tensor]
+TEMPERATURES = (0.5, 1.0, 4.0, 20.0)
+ALPHAS = (0.0, 0.1, 0.5, 0.9, 1.0)
+CLASSES = 5
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
+    """Float64 numbers from a normal distribution, the same in every run."""
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def example(batch: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    """Student logits, teacher logits and labels of a small batch."""
+    labels = torch.randint(0, CLASSES, (batch,), generator=torch.Generator().manual_seed(3))
+    return normal(batch, CLASSES, seed=1), normal(batch, CLASSES, seed=2), labels
+
+
+def gradient(loss: Loss, student: Tensor, *rest: Any, **options: Any) -> Tensor:
+    """The gradient of ``loss`` with respect to the student's logits."""
+    student = student.detach().clone().requires_grad_()
+    loss(student, *rest, **options).backward()
+    assert student.grad is not None
+    return student.grad
+
+
+def centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(1, keepdim=True)
+
+
+# The definitions once more, as slow and obvious loops over Python floats.
+
+
+def softmax_by_hand(row: list[float], temperature: float) -> list[float]:
+    largest = max(row)
+    powers = [math.exp((z - largest) / temperature) for z in row]
+    return [power / sum(powers) for power in powers]
+
+
+def log_softmax_by_hand(row: list[float], temperature: float) -> list[float]:
+    largest = max(row)
+    log_sum = math.log(sum(math.exp((z - largest) / temperature) for z in row))
+    return [(z - largest) / temperature - log_sum for z in row]
+
+
+def soft_target_by_hand(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    total = 0.0
+    for student_row, teacher_row in zip(student.tolist(), teacher.tolist(), strict=True):
+        log_s, log_t = (log_softmax_by_hand(row, temperature) for row in (student_row, teacher_row))
+        for c in range(len(student_row)):
+            total += math.exp(log_t[c]) * (log_t[c] - log_s[c])
+    return temperature**2 * total / len(student)
+
+
+def cross_entropy_by_hand(student: Tensor, labels: Tensor) -> float:
+    rows = zip(student.tolist(), labels.tolist(), strict=True)
+    return sum(-log_softmax_by_hand(row, 1.0)[label] for row, label in rows) / len(student)
+
+
+def kd_by_hand(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float) -> float:
+    hard = cross_entropy_by_hand(student, labels)
+    return (1 - alpha) * hard + alpha * soft_target_by_hand(student, teacher, temperature)
+
+
+def mean_square_by_hand(student: list[list[float]], teacher: list[list[float]]) -> float:
+    pairs = [(s, t) for rows in zip(student, teacher, strict=True) for s, t in zip(*rows, strict=True)]
+    return sum((s - t) ** 2 for s, t in pairs) / len(pairs)
+
+
+def regression_by_hand(student: Tensor, teacher: Tensor, targets: Tensor, alpha: float, margin: float | None) -> float:
+    error = imitation = 0.0
+    for i in range(len(student)):
+        s, t, y = (values[i].flatten().tolist() for values in (student, teacher, targets))
+        student_error = sum((a - b) ** 2 for a, b in zip(s, y, strict=True))
+        teacher_error = sum((a - b) ** 2 for a, b in zip(t, y, strict=True))
+        error += student_error
+        if margin is None:
+            imitation += sum((a - b) ** 2 for a, b in zip(s, t, strict=True))
+        elif student_error + margin > teacher_error:
+            imitation += student_error
+    return ((1 - alpha) * error + alpha * imitation) / student.numel()
+
+
+# Properties of the soft-target loss: loss(student, teacher, *, temperature).
+
+
+def soft_equals_the_loops(loss: Loss) -> None:
+    student, teacher, _ = example()
+    for temperature in TEMPERATURES:
+        value = loss(student, teacher, temperature=temperature).item()
+        assert value == pytest.approx(soft_target_by_hand(student, teacher, temperature), rel=1e-12)
+
+
+def soft_equals_scipy(loss: Loss) -> None:
+    student, teacher, _ = example()
+    for temperature in TEMPERATURES:
+        s, t = (scipy.special.softmax(logits.numpy() / temperature, axis=1) for logits in (student, teacher))
+        expected = temperature**2 * scipy.special.rel_entr(t, s).sum(axis=1).mean()
+        assert loss(student, teacher, temperature=temperature).item() == pytest.approx(expected, rel=1e-10)
+
+
+def gradient_is_temperature_times_the_probability_gap(loss: Loss) -> None:
+    student, teacher, _ = example()
+    for temperature in TEMPERATURES:
+        gap = torch.softmax(student / temperature, 1) - torch.softmax(teacher / temperature, 1)
+        assert_close(
+            gradient(loss, student, teacher, temperature=temperature),
+            temperature * gap / len(student),
+            rtol=1e-10,
+            atol=1e-13,
+        )
+
+
+def falls_as_one_over(temperatures: tuple[float, ...], errors: list[float]) -> None:
+    assert 0 < errors[0] < 0.1
+    for i in range(1, len(errors)):
+        assert errors[i - 1] / errors[i] == pytest.approx(temperatures[i] / temperatures[i - 1], rel=0.15)
+
+
+def gradient_tends_to_the_logit_gap(loss: Loss) -> None:
+    student, teacher, _ = example()
+    limit = (centred(student) - centred(teacher)) / (CLASSES * len(student))
+    temperatures = (1e2, 1e3, 1e4)
+    found = [gradient(loss, student, teacher, temperature=temperature) for temperature in temperatures]
+    falls_as_one_over(temperatures, [float((g - limit).norm() / limit.norm()) for g in found])
+
+
+def value_tends_to_half_the_centred_logit_mse(loss: Loss) -> None:
+    student, teacher, _ = example()
+    limit = 0.5 * logit_mse_loss(centred(student), centred(teacher)).item()
+    temperatures = (1e2, 1e3, 1e4)
+    found = [loss(student, teacher, temperature=temperature).item() for temperature in temperatures]
+    falls_as_one_over(temperatures, [abs(value - limit) / limit for value in found])
+
+
+def gradient_is_that_of_soft_cross_entropy(loss: Loss) -> None:
+    student, teacher, _ = example()
+    for temperature in TEMPERATURES:
+
+        def cross_entropy(logits: Tensor, temperature: float = temperature) -> Tensor:
+            return temperature**2 * F.cross_entropy(logits / temperature, torch.softmax(teacher / temperature, 1))
+
+        found = gradient(loss, student, teacher, temperature=temperature)
+        assert_close(found, gradient(cross_entropy, student), rtol=1e-10, atol=1e-13)
+
+
+def zero_when_logits_differ_by_a_constant_per_row(loss: Loss) -> None:
+    _, teacher, _ = example()
+    student = teacher + torch.linspace(-50, 50, len(teacher), dtype=torch.float64)[:, None]
+    for temperature in TEMPERATURES:
+        assert abs(loss(student, teacher, temperature=temperature).item()) < 1e-11
+        assert gradient(loss, student, teacher, temperature=temperature).abs().max() < 1e-11
+
+
+def positive_elsewhere(loss: Loss) -> None:
+    student, teacher, _ = example()
+    assert all(loss(student, teacher, temperature=temperature) > 0 for temperature in TEMPERATURES)
+
+
+def finite_and_right_at_extreme_logits(loss: Loss) -> None:
+    teacher = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]], dtype=torch.float64)
+    student = -teacher
+    for temperature in TEMPERATURES:
+        value = loss(student, teacher, temperature=temperature).item()
+        assert value == pytest.approx(soft_target_by_hand(student, teacher, temperature), rel=1e-9)
+        for dtype in (torch.float32, torch.float64):
+            found = gradient(loss, student.to(dtype), teacher.to(dtype), temperature=temperature)
+            assert torch.isfinite(found).all()
+
+
+def mean_over_the_batch(loss: Loss) -> None:
+    student, teacher, _ = example()
+    rows = [loss(student[[i]], teacher[[i]], temperature=4.0) for i in range(len(student))]
+    assert_close(loss(student, teacher, temperature=4.0), torch.stack(rows).mean())
+
+
+def blind_to_the_order_of_samples_and_classes(loss: Loss) -> None:
+    student, teacher, _ = example()
+    value = loss(student, teacher, temperature=4.0)
+    rows, columns = torch.randperm(len(student)), torch.randperm(CLASSES)
+    assert_close(loss(student[rows], teacher[rows], temperature=4.0), value)
+    assert_close(loss(student[:, columns], teacher[:, columns], temperature=4.0), value)
+
+
+SOFT_PROPERTIES = [
+    soft_equals_the_loops,
+    soft_equals_scipy,
+    gradient_is_temperature_times_the_probability_gap,
+    gradient_tends_to_the_logit_gap,
+    value_tends_to_half_the_centred_logit_mse,
+    gradient_is_that_of_soft_cross_entropy,
+    zero_when_logits_differ_by_a_constant_per_row,
+    positive_elsewhere,
+    finite_and_right_at_extreme_logits,
+    mean_over_the_batch,
+    blind_to_the_order_of_samples_and_classes,
+]
+
+
+# Properties of the blend: loss(student, teacher, labels, *, temperature, alpha).
+
+
+def blend_equals_the_loops(loss: Loss) -> None:
+    student, teacher, labels = example()
+    for temperature in TEMPERATURES:
+        for alpha in ALPHAS:
+            value = loss(student, teacher, labels, temperature=temperature, alpha=alpha).item()
+            assert value == pytest.approx(kd_by_hand(student, teacher, labels, temperature, alpha), rel=1e-12)
+
+
+def alpha_0_is_cross_entropy_at_any_temperature(loss: Loss) -> None:
+    student, teacher, labels = example()
+    for temperature in TEMPERATURES:
+        value = loss(student, teacher, labels, temperature=temperature, alpha=0)
+        assert torch.equal(value, F.cross_entropy(student, labels))
+
+
+def alpha_0_does_not_look_at_the_teacher(loss: Loss) -> None:
+    student, teacher, labels = example()
+    for useless in (torch.full_like(teacher, torch.nan), None):
+        value = loss(student, useless, labels, temperature=4.0, alpha=0)
+        assert torch.equal(value, F.cross_entropy(student, labels))
+    found = gradient(loss, student, torch.full_like(teacher, torch.nan), labels, temperature=4.0, alpha=0)
+    assert_close(found, gradient(F.cross_entropy, student, labels))
+
+
+def alpha_1_needs_no_labels(loss: Loss) -> None:
+    student, teacher, _ = example()
+    value = loss(student, teacher, None, temperature=4.0, alpha=1)
+    assert value.item() == pytest.approx(soft_target_by_hand(student, teacher, 4.0), rel=1e-12)
+
+
+def temperature_leaves_the_hard_term_alone(loss: Loss) -> None:
+    _, teacher, labels = example()
+    for temperature in TEMPERATURES:
+        value = loss(teacher + 7, teacher, labels, temperature=temperature, alpha=0.3)
+        assert_close(value, 0.7 * F.cross_entropy(teacher, labels))
+
+
+def at_temperature_1_equals_cross_entropy_with_mixed_targets(loss: Loss) -> None:
+    student, teacher, labels = example()
+    targets = torch.softmax(teacher, 1)
+    entropy = -(targets * targets.log()).sum(1).mean()
+    for alpha in ALPHAS:
+        mixed = alpha * targets + (1 - alpha) * F.one_hot(labels, CLASSES)
+        expected = F.cross_entropy(student, mixed) - alpha * entropy
+        assert_close(loss(student, teacher, labels, temperature=1.0, alpha=alpha), expected)
+
+
+def with_a_uniform_teacher_is_label_smoothing(loss: Loss) -> None:
+    student, _, labels = example()
+    for alpha in ALPHAS:
+        smoothed = F.cross_entropy(student, labels, label_smoothing=alpha)
+        value = loss(student, torch.zeros_like(student), labels, temperature=1.0, alpha=alpha)
+        assert_close(value, smoothed - alpha * math.log(CLASSES))
+
+
+def gradients_of_both_terms_keep_their_balance_when_temperature_moves(loss: Loss) -> None:
+    student, teacher, labels = example()
+    soft_sizes = [
+        float(gradient(loss, student, teacher, labels, temperature=temperature, alpha=1).norm())
+        for temperature in (4.0, 20.0, 100.0)
+    ]
+    assert max(soft_sizes) < 2 * min(soft_sizes)
+
+
+BLEND_PROPERTIES = [
+    blend_equals_the_loops,
+    alpha_0_is_cross_entropy_at_any_temperature,
+    alpha_0_does_not_look_at_the_teacher,
+    alpha_1_needs_no_labels,
+    temperature_leaves_the_hard_term_alone,
+    at_temperature_1_equals_cross_entropy_with_mixed_targets,
+    with_a_uniform_teacher_is_label_smoothing,
+    gradients_of_both_terms_keep_their_balance_when_temperature_moves,
+]
+
+
+def name(function: Callable) -> str:
+    return function.__name__
+
+
+@pytest.mark.parametrize("holds", SOFT_PROPERTIES, ids=name)
+def test_soft_target_loss(holds: Callable[[Loss], None]) -> None:
+    holds(soft_target_loss)
+
+
+@pytest.mark.parametrize("holds", SOFT_PROPERTIES, ids=name)
+def test_kd_loss_at_alpha_1_is_the_soft_target_loss(holds: Callable[[Loss], None]) -> None:
+    def soft_only(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+        return kd_loss(student, teacher, None, temperature=temperature, alpha=1)
+
+    holds(soft_only)
+
+
+@pytest.mark.parametrize("holds", BLEND_PROPERTIES, ids=name)
+def test_kd_loss(holds: Callable[[Loss], None]) -> None:
+    holds(kd_loss)
+
+
+# Temperature and the teacher's ranking (identity 14), read off the loss itself.
+
+
+def test_temperature_never_changes_which_class_the_teacher_puts_first() -> None:
+    _, teacher, _ = example(batch=40)
+    for temperature in (0.5, 1, 3, 30, 300):
+        pull = gradient(soft_target_loss, torch.zeros_like(teacher), teacher, temperature=temperature)
+        assert torch.equal(pull.argmin(1), teacher.argmax(1))  # the steepest way down is the teacher's first choice
+
+
+def test_the_teachers_entropy_never_falls_when_temperature_rises() -> None:
+    _, teacher, _ = example(batch=40)
+    temperatures = [0.1 * 1.3**i for i in range(30)]
+    uniform = torch.zeros(1, CLASSES, dtype=torch.float64)
+    for row in teacher:  # KL from a uniform student is log C minus the teacher's entropy
+        entropy = [
+            math.log(CLASSES) - soft_target_loss(uniform, row[None], temperature=t).item() / t**2 for t in temperatures
+        ]
+        assert all(later >= earlier - 1e-12 for earlier, later in zip(entropy, entropy[1:], strict=False))
+        assert entropy[0] < 1.0 and entropy[-1] > math.log(CLASSES) - 0.001
+
+
+# How other sources write the same loss (identity 4).
+
+
+@pytest.mark.parametrize("a", ALPHAS)
+def test_an_alpha_on_the_hard_labels_is_one_minus_ours(a: float) -> None:
+    student, teacher, labels = example()
+    theirs = a * F.cross_entropy(student, labels) + (1 - a) * soft_target_loss(student, teacher, temperature=4)
+    assert_close(kd_loss(student, teacher, labels, temperature=4, alpha=1 - a), theirs)
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 9.0])
+def test_cross_entropy_plus_beta_soft_is_alpha_with_loss_and_learning_rate_scaled(beta: float) -> None:
+    student, teacher, labels = example()
+    alpha = beta / (1 + beta)
+    theirs = F.cross_entropy(student, labels) + beta * soft_target_loss(student, teacher, temperature=4)
+    assert_close((1 + beta) * kd_loss(student, teacher, labels, temperature=4, alpha=alpha), theirs)
+
+    def trained(loss: Callable[[Tensor], Tensor], rate: float) -> Tensor:
+        weight = torch.zeros(7, CLASSES, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=rate)
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss(normal(6, 7, seed=4) @ weight).backward()
+            optimizer.step()
+        return weight.detach()
+
+    ours = trained(lambda z: kd_loss(z, teacher, labels, temperature=4, alpha=alpha), rate=0.01 * (1 + beta))
+    other = trained(
+        lambda z: F.cross_entropy(z, labels) + beta * soft_target_loss(z, teacher, temperature=4), rate=0.01
+    )
+    assert_close(ours, other)
+    assert ours.abs().max() > 0.01  # something was learned at all
+
+
+@pytest.mark.parametrize(
+    ("their_reduction", "hidden_factor"),
+    [pytest.param("batchmean", 4.0**2, id="forgotten T squared"), pytest.param("mean", 4.0**2 * CLASSES, id="and mean")],
+)
+def test_a_forgotten_factor_is_a_smaller_beta(their_reduction: str, hidden_factor: float) -> None:
+    student, teacher, labels = example()
+    log_s, log_t = (F.log_softmax(logits / 4, 1) for logits in (student, teacher))
+    per_element = F.kl_div(log_s, log_t, reduction="none", log_target=True)
+    divergence = per_element.mean() if their_reduction == "mean" else per_element.sum() / len(student)
+    theirs = F.cross_entropy(student, labels) + 9 * divergence
+    beta = 9 / hidden_factor
+    ours = (1 + beta) * kd_loss(student, teacher, labels, temperature=4, alpha=beta / (1 + beta))
+    assert_close(ours, theirs)
+
+
+# Squared errors on logits and on probabilities.
+
+
+def test_logit_mse_equals_the_loops_and_scipy() -> None:
+    student, teacher, _ = example()
+    value = logit_mse_loss(student, teacher).item()
+    assert value == pytest.approx(mean_square_by_hand(student.tolist(), teacher.tolist()), rel=1e-12)
+    assert value == pytest.approx(np.square(student.numpy() - teacher.numpy()).mean(), rel=1e-12)
+
+
+def test_logit_mse_notices_a_constant_that_the_soft_target_loss_does_not() -> None:
+    _, teacher, _ = example()
+    assert logit_mse_loss(teacher + 3, teacher).item() == pytest.approx(9, rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_probability_mse_equals_the_loops_and_scipy(temperature: float) -> None:
+    student, teacher, _ = example()
+    value = probability_mse_loss(student, teacher, temperature=temperature).item()
+    s, t = ([softmax_by_hand(row, temperature) for row in logits.tolist()] for logits in (student, teacher))
+    assert value == pytest.approx(mean_square_by_hand(s, t), rel=1e-12)
+    s, t = (scipy.special.softmax(logits.numpy() / temperature, axis=1) for logits in (student, teacher))
+    assert value == pytest.approx(np.square(s - t).mean(), rel=1e-10)
+
+
+def test_probability_mse_is_zero_when_logits_differ_by_a_constant_per_row() -> None:
+    _, teacher, _ = example()
+    shift = torch.arange(len(teacher), dtype=torch.float64)[:, None]
+    assert probability_mse_loss(teacher + shift, teacher, temperature=2).item() < 1e-25
+
+
+def test_the_gradient_of_probability_mse_fades_as_one_over_temperature_squared() -> None:
+    student, teacher, _ = example()
+    sizes = [
+        float(gradient(probability_mse_loss, student, teacher, temperature=t).norm()) * t**2 for t in (1e2, 1e3, 1e4)
+    ]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1) and sizes[1] == pytest.approx(sizes[2], rel=0.01)
+
+
+# Regression.
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("margin", [None, 0.0, 0.5, 1e6])
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 3), (4, 2, 2)], ids=str)
+def test_regression_equals_the_loops(shape: tuple[int, ...], margin: float | None, alpha: float) -> None:
+    student, teacher, targets = (normal(*shape, seed=seed, scale=1.0) for seed in (5, 6, 7))
+    value = regression_kd_loss(student, teacher, targets, alpha=alpha, margin=margin).item()
+    assert value == pytest.approx(regression_by_hand(student, teacher, targets, alpha, margin), rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_regression_is_least_at_the_weighted_mean_of_target_and_teacher(alpha: float) -> None:
+    teacher, targets = normal(9, 1, seed=6), normal(9, 1, seed=7)
+    best = (1 - alpha) * targets + alpha * teacher
+    assert gradient(regression_kd_loss, best, teacher, targets, alpha=alpha).abs().max() < 1e-14
+    least = regression_kd_loss(best, teacher, targets, alpha=alpha).item()
+    assert least == pytest.approx(alpha * (1 - alpha) * float((targets - teacher).square().mean()), abs=1e-12)
+    for step in (-0.1, 0.1):
+        assert regression_kd_loss(best + step, teacher, targets, alpha=alpha).item() == pytest.approx(least + 0.01)
+
+
+def test_a_regression_student_ahead_of_its_teacher_by_the_margin_is_left_alone() -> None:
+    targets, teacher = torch.zeros(2, 1), torch.tensor([[1.0], [1.0]])
+    student = torch.tensor([[0.5], [2.0]])  # squared errors 0.25 and 4; the teacher's are 1
+    loss = regression_kd_loss(student, teacher, targets, alpha=1, margin=0.5)
+    assert loss.item() == pytest.approx(4 / 2)
+    found = gradient(regression_kd_loss, student, teacher, targets, alpha=1, margin=0.5)
+    assert found[0] == 0 and found[1] == pytest.approx(2.0)
+
+
+def test_the_margin_judges_each_sample_by_itself() -> None:
+    student, teacher, targets = torch.tensor([1.0, 10.0]), torch.tensor([5.0, 0.0]), torch.zeros(2)
+    column = regression_kd_loss(student[:, None], teacher[:, None], targets[:, None], margin=0.0)
+    assert regression_kd_loss(student, teacher, targets, margin=0.0).item() == column.item() == 50.0
+
+
+# Standardised logits.
+
+
+def test_standardised_rows_equal_the_statistics_module() -> None:
+    logits, _, _ = example()
+    for row, found in zip(logits.tolist(), standardize_logits(logits).tolist(), strict=True):
+        mean, deviation = statistics.fmean(row), statistics.stdev(row)  # stdev divides by n - 1
+        assert found == pytest.approx([(z - mean) / deviation for z in row], rel=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(2.0, 0.0), (0.01, 5.0), (300.0, -40.0)])
+def test_standardised_logits_do_not_notice_scale_and_shift(scale: float, shift: float) -> None:
+    logits, _, _ = example()
+    assert_close(standardize_logits(scale * logits + shift), standardize_logits(logits), rtol=1e-9, atol=1e-11)
+    assert_close(standardize_logits(-scale * logits + shift), -standardize_logits(logits), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_a_constant_row_is_standardised_to_zeros(classes: int, dtype: torch.dtype) -> None:
+    constants = torch.linspace(-3, 3, 601, dtype=dtype)[:, None].expand(-1, classes).clone().requires_grad_()
+    found = standardize_logits(constants)
+    assert torch.equal(found, torch.zeros_like(found))
+    found.sum().backward()
+    assert torch.isfinite(constants.grad).all()
+
+
+def test_distilling_standardised_logits_asks_only_for_the_shape() -> None:
+    _, teacher, _ = example()
+    soft = soft_target_loss(standardize_logits(0.1 * teacher + 4), standardize_logits(teacher), temperature=2)
+    assert abs(soft.item()) < 1e-12
+
+
+# All losses: derivatives, precision, edges.
+
+
+def one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    """Regression targets that no other argument takes part in."""
+    return 2 * F.one_hot(labels, like.shape[1]).to(like.dtype)
+
+
+ZERO_AT_EQUAL_INPUTS: list[Any] = [
+    pytest.param(lambda s, t, y: soft_target_loss(s, t, temperature=4.0), id="soft_target_loss"),
+    pytest.param(lambda s, t, y: kd_loss(s, t, y, temperature=4.0, alpha=1.0), id="kd_loss, soft only"),
+    pytest.param(lambda s, t, y: logit_mse_loss(s, t), id="logit_mse_loss"),
+    pytest.param(lambda s, t, y: probability_mse_loss(s, t, temperature=4.0), id="probability_mse_loss"),
+    pytest.param(lambda s, t, y: regression_kd_loss(s, t), id="regression_kd_loss"),
+]
+EVERY_LOSS: list[Any] = [
+    *ZERO_AT_EQUAL_INPUTS,
+    pytest.param(lambda s, t, y: kd_loss(s, t, y, temperature=4.0, alpha=0.9), id="kd_loss, both"),
+    pytest.param(lambda s, t, y: kd_loss(s, t, y, temperature=4.0, alpha=0.0), id="kd_loss, hard only"),
+    pytest.param(lambda s, t, y: regression_kd_loss(s, t, one_hot(y, s), alpha=0.3), id="regression_kd_loss, targets"),
+    pytest.param(
+        lambda s, t, y: regression_kd_loss(s, t, one_hot(y, s), alpha=0.3, margin=0.1), id="regression_kd_loss, margin"
+    ),
+]
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_gradients_of_student_and_teacher_pass_gradcheck(loss: Loss) -> None:
+    student, teacher, labels = example(batch=3)
+    inputs = (student.requires_grad_(), teacher.requires_grad_())
+    assert torch.autograd.gradcheck(lambda s, t: loss(s, t, labels), inputs)
+
+
+def test_gradient_of_standardised_logits_passes_gradcheck() -> None:
+    assert torch.autograd.gradcheck(standardize_logits, normal(3, CLASSES).requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_every_precision_gives_the_float64_value_and_a_gradient_of_its_own_type(loss: Loss, dtype: torch.dtype) -> None:
+    student, teacher, labels = (value.to(dtype) if value.is_floating_point() else value for value in example())
+    student.requires_grad_()
+    value = loss(student, teacher, labels)
+    assert value.shape == () and value.dtype == torch.promote_types(dtype, torch.float32)
+    half = dtype in (torch.float16, torch.bfloat16)
+    assert value.item() == pytest.approx(loss(student.detach().double(), teacher.double(), labels).item(), rel=2e-6)
+    value.backward()
+    assert student.grad.dtype == dtype and torch.isfinite(student.grad).all()
+    exact = gradient(lambda s: loss(s, teacher.double(), labels), student.detach().double())
+    assert_close(student.grad.double(), exact, rtol=1e-2 if half else 1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_logits_of_plus_and_minus_ten_thousand_give_finite_numbers(loss: Loss, dtype: torch.dtype) -> None:
+    student = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, 1e4]], dtype=dtype, requires_grad=True)
+    teacher = torch.tensor([[-1e4, 1e4, 0.0], [1e4, -1e4, -1e4]], dtype=dtype)
+    value = loss(student, teacher, torch.tensor([1, 0]))
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_extreme_logits_are_standardised_to_finite_numbers(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0], [1e4, 1e4, 1e4]], dtype=dtype, requires_grad=True)
+    found = standardize_logits(logits)
+    assert_close(found[0].double(), torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64))
+    found[:, 0].sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_a_batch_of_many_is_the_mean_over_batches_of_one(loss: Loss) -> None:
+    student, teacher, labels = example()
+    ones = [loss(student[[i]], teacher[[i]], labels[[i]]) for i in range(len(student))]
+    assert_close(torch.stack(ones).mean(), loss(student, teacher, labels))
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("loss", ZERO_AT_EQUAL_INPUTS)
+def test_equal_inputs_give_zero_and_a_zero_gradient(loss: Loss, batch: int) -> None:
+    student, _, labels = example(batch)
+    student.requires_grad_()
+    value = loss(student, student.detach().clone(), labels)
+    value.backward()
+    assert value.item() == 0
+    assert student.grad.abs().max() < 1e-14
+
+
+def test_mixed_precision_is_widened_to_the_finer_type() -> None:
+    student, teacher, _ = example()
+    assert soft_target_loss(student.half(), teacher, temperature=4).dtype == torch.float64
+    assert soft_target_loss(student.half(), teacher.bfloat16(), temperature=4).dtype == torch.float32
+
+
+# Refusals.
+
+LOGITS = torch.zeros(2, 3)
+LABELS = torch.tensor([0, 2])
+SOFT_CALLS: list[Any] = [
+    pytest.param(lambda s, t: soft_target_loss(s, t, temperature=2), id="soft_target_loss"),
+    pytest.param(lambda s, t: kd_loss(s, t, LABELS, temperature=2, alpha=0.5), id="kd_loss"),
+    pytest.param(lambda s, t: kd_loss(s, t, None, temperature=2, alpha=1), id="kd_loss soft"),
+    pytest.param(lambda s, t: logit_mse_loss(s, t), id="logit_mse_loss"),
+    pytest.param(lambda s, t: probability_mse_loss(s, t, temperature=2), id="probability_mse_loss"),
+]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "error", "words"),
+    [
+        pytest.param(LOGITS, LABELS, TypeError, "teacher logits must be floating point.*not labels", id="labels"),
+        pytest.param(LOGITS.long(), LOGITS, TypeError, "student logits must be floating point.*int64", id="integers"),
+        pytest.param(LOGITS, LOGITS.bool(), TypeError, "teacher logits must be floating point.*bool", id="booleans"),
+        pytest.param(LOGITS, None, TypeError, r"teacher logits .* NoneType.*with_teacher", id="no teacher"),
+        pytest.param(LOGITS.tolist(), LOGITS, TypeError, "student logits must be a tensor, not list", id="a list"),
+        pytest.param(LOGITS, torch.zeros(3, 3), ValueError, r"\(2, 3\).*\(3, 3\).*same samples", id="batch differs"),
+        pytest.param(LOGITS, torch.zeros(2, 4), ValueError, r"\(2, 3\).*\(2, 4\)", id="classes differ"),
+        pytest.param(LOGITS, torch.zeros(1, 3), ValueError, r"\(1, 3\) must have one shape", id="would broadcast"),
+        pytest.param(torch.zeros(3), torch.zeros(3), ValueError, r"\(batch, classes\).*\(3,\)", id="one dimension"),
+        pytest.param(*[torch.zeros(2, 3, 4)] * 2, ValueError, r"\(batch, classes\)", id="three dimensions"),
+        pytest.param(*[torch.zeros(2, 1)] * 2, ValueError, "two classes or more", id="one class"),
+        pytest.param(*[torch.zeros(0, 3)] * 2, ValueError, r"\(0, 3\) are empty.*at least one", id="empty"),
+    ],
+)
+@pytest.mark.parametrize("call", SOFT_CALLS)
+def test_logits_that_cannot_be_compared_are_refused(
+    call: Loss, student: Any, teacher: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        call(student, teacher)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, -0.5, math.nan, math.inf])
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda T: soft_target_loss(LOGITS, LOGITS, temperature=T), id="soft_target_loss"),
+        pytest.param(lambda T: probability_mse_loss(LOGITS, LOGITS, temperature=T), id="probability_mse_loss"),
+        pytest.param(lambda T: kd_loss(LOGITS, LOGITS, LABELS, temperature=T, alpha=0.5), id="kd_loss"),
+    ],
+)
+def test_a_temperature_that_is_not_above_zero_is_refused(call: Loss, temperature: float) -> None:
+    with pytest.raises(ValueError, match=r"temperature must be a finite number above 0, not (0|-|nan|inf)"):
+        call(temperature)
+
+
+@pytest.mark.parametrize("alpha", [-0.01, 1.01, 9, math.nan])
+def test_an_alpha_outside_zero_to_one_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha must lie between 0 and 1, not"):
+        kd_loss(LOGITS, LOGITS, LABELS, temperature=2, alpha=alpha)
+    with pytest.raises(ValueError, match="alpha must lie between 0 and 1, not"):
+        regression_kd_loss(LOGITS, LOGITS, LOGITS, alpha=alpha)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5])
+@pytest.mark.parametrize(
+    ("labels", "error", "words"),
+    [
+        pytest.param(None, ValueError, "labels are needed at alpha < 1.*alpha=1", id="missing"),
+        pytest.param(F.one_hot(LABELS, 3), ValueError, r"labels\.argmax\(1\)", id="one-hot"),
+        pytest.param(F.one_hot(LABELS, 3).float(), ValueError, r"labels\.argmax\(1\)", id="one-hot floats"),
+        pytest.param(LABELS.float(), ValueError, "whole class numbers.*float32", id="floats"),
+        pytest.param(torch.tensor([0]), ValueError, r"2 whole class numbers of shape \(2,\).*\(1,\)", id="too few"),
+        pytest.param(torch.tensor([0, 3]), ValueError, r"must lie in 0\.\.2, not 0\.\.3", id="too large"),
+        pytest.param(torch.tensor([-1, 2]), ValueError, r"must lie in 0\.\.2, not -1\.\.2", id="negative"),
+        pytest.param([0, 2], (TypeError, ValueError), "labels must be .*list", id="a list"),
+    ],
+)
+def test_labels_that_are_not_class_numbers_are_refused(labels: Any, error: Any, words: str, alpha: float) -> None:
+    with pytest.raises(error, match=words):
+        kd_loss(LOGITS, LOGITS, labels, temperature=2, alpha=alpha)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_of_any_integer_type_are_welcome(dtype: torch.dtype) -> None:
+    student, teacher, labels = example()
+    value = kd_loss(student, teacher, labels.to(dtype), temperature=2, alpha=0.5)
+    assert value == kd_loss(student, teacher, labels, temperature=2, alpha=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "words"),
+    [
+        pytest.param((LOGITS, torch.zeros(2, 1)), {}, ValueError, r"\(2, 3\).*\(2, 1\)", id="shapes differ"),
+        pytest.param((LOGITS, LABELS), {}, TypeError, "teacher predictions must be floating point", id="integers"),
+        pytest.param((LOGITS, None), {}, TypeError, "teacher predictions must be a tensor", id="no teacher"),
+        pytest.param((LOGITS, LOGITS), {"alpha": 0.5}, ValueError, "targets are needed at alpha < 1", id="no targets"),
+        pytest.param((LOGITS, LOGITS), {"margin": 0.1}, ValueError, "targets are needed.*margin", id="only a margin"),
+        pytest.param((LOGITS, LOGITS, torch.zeros(2)), {"alpha": 0.5}, ValueError, r"\(2,\)", id="targets' shape"),
+        pytest.param((LOGITS, LOGITS, LOGITS), {"margin": -1}, ValueError, "margin must be 0 or more", id="margin < 0"),
+        pytest.param((LOGITS, LOGITS, LOGITS), {"margin": math.nan}, ValueError, "margin must be", id="nan margin"),
+    ],
+)
+def test_regression_refuses_what_it_cannot_compare(
+    arguments: tuple, options: dict, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        regression_kd_loss(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("logits", "error", "words"),
+    [
+        pytest.param(LABELS, TypeError, "floating point", id="integers"),
+        pytest.param(torch.zeros(3), ValueError, r"\(batch, classes\)", id="one dimension"),
+        pytest.param(torch.zeros(3, 1), ValueError, "two classes or more", id="one class"),
+    ],
+)
+def test_what_has_no_rows_of_logits_is_not_standardised(logits: Tensor, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        standardize_logits(logits)
+
+
+# Deliberate breaks: the mistakes that tutorials repeat. Each runs, each returns a number, each fails a property above.
+
+
+def divergence(log_s: Tensor, log_t: Tensor) -> Tensor:
+    return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+
+
+def no_temperature_squared(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    return divergence(F.log_softmax(s / temperature, 1), F.log_softmax(t / temperature, 1))
+
+
+def temperature_once(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    return temperature * divergence(F.log_softmax(s / temperature, 1), F.log_softmax(t / temperature, 1))
+
+
+def swapped_arguments(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    return temperature**2 * divergence(F.log_softmax(t / temperature, 1), F.log_softmax(s / temperature, 1))
+
+
+def element_mean(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    log_s, t = F.log_softmax(s / temperature, 1), F.softmax(t / temperature, 1)
+    return temperature**2 * F.kl_div(log_s, t, reduction="none").mean()  # what KLDivLoss() does unless told otherwise
+
+
+def batch_sum(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    log_s, t = F.log_softmax(s / temperature, 1), F.softmax(t / temperature, 1)
+    return temperature**2 * F.kl_div(log_s, t, reduction="sum")
+
+
+def log_of_softmax(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    s, t = F.softmax(s / temperature, 1), F.softmax(t / temperature, 1)
+    return temperature**2 * (t * (t.log() - s.log())).sum(1).mean()
+
+
+def log_with_a_small_number_added(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    s, t = F.softmax(s / temperature, 1), F.softmax(t / temperature, 1)
+    return temperature**2 * (t * ((t + 1e-8).log() - (s + 1e-8).log())).sum(1).mean()
+
+
+def probabilities_for_log_probabilities(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    s, t = F.softmax(s / temperature, 1), F.softmax(t / temperature, 1)
+    return temperature**2 * F.kl_div(s, t, reduction="batchmean")
+
+
+def softmax_over_the_batch(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    return temperature**2 * divergence(F.log_softmax(s / temperature, 0), F.log_softmax(t / temperature, 0))
+
+
+def teacher_not_softened(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    return temperature**2 * divergence(F.log_softmax(s / temperature, 1), F.log_softmax(t, 1))
+
+
+def cross_entropy_without_the_entropy(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    return temperature**2 * F.cross_entropy(s / temperature, F.softmax(t / temperature, 1))
+
+
+def mse_of_probabilities(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    return F.mse_loss(F.softmax(s / temperature, 1), F.softmax(t / temperature, 1))
+
+
+WRONG_SOFT_LOSSES = [
+    no_temperature_squared,
+    temperature_once,
+    swapped_arguments,
+    element_mean,
+    batch_sum,
+    log_of_softmax,
+    log_with_a_small_number_added,
+    probabilities_for_log_probabilities,
+    softmax_over_the_batch,
+    teacher_not_softened,
+    cross_entropy_without_the_entropy,
+    mse_of_probabilities,
+]
+
+
+def alpha_on_the_hard_labels(s: Tensor, t: Tensor, y: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    return alpha * F.cross_entropy(s, y) + (1 - alpha) * soft_target_loss(s, t, temperature=temperature)
+
+
+def temperature_on_the_hard_term_too(s: Tensor, t: Tensor, y: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    hard = F.cross_entropy(s / temperature, y)
+    return (1 - alpha) * hard + alpha * soft_target_loss(s, t, temperature=temperature)
+
+
+def temperature_squared_on_both_terms(s: Tensor, t: Tensor, y: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    hard = temperature**2 * F.cross_entropy(s, y)
+    return (1 - alpha) * hard + alpha * soft_target_loss(s, t, temperature=temperature)
+
+
+def blend_without_temperature_squared(s: Tensor, t: Tensor, y: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    hard = 0 if alpha == 1 else (1 - alpha) * F.cross_entropy(s, y)
+    return hard + alpha * no_temperature_squared(s, t, temperature=temperature)
+
+
+def not_normalised(s: Tensor, t: Tensor, y: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    return F.cross_entropy(s, y) + alpha * soft_target_loss(s, t, temperature=temperature)
+
+
+def zero_times_the_teacher(s: Tensor, t: Tensor, y: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    hard = 0 if alpha == 1 else (1 - alpha) * F.cross_entropy(s, y)
+    return hard + alpha * soft_target_loss(s, t, temperature=temperature)
+
+
+def labels_always_needed(s: Tensor, t: Tensor, y: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    hard = F.cross_entropy(s, y)
+    return hard if alpha == 0 else (1 - alpha) * hard + alpha * soft_target_loss(s, t, temperature=temperature)
+
+
+def teachers_verdict_for_the_label(s: Tensor, t: Tensor, y: Tensor, *, temperature: float, alpha: float) -> Tensor:
+    return (1 - alpha) * F.cross_entropy(s, t.argmax(1)) + alpha * soft_target_loss(s, t, temperature=temperature)
+
+
+WRONG_BLENDS = [
+    alpha_on_the_hard_labels,
+    temperature_on_the_hard_term_too,
+    temperature_squared_on_both_terms,
+    blend_without_temperature_squared,
+    not_normalised,
+    zero_times_the_teacher,
+    labels_always_needed,
+    teachers_verdict_for_the_label,
+]
+
+
+def failed(properties: list[Callable[[Loss], None]], loss: Loss) -> list[str]:
+    """Names of the properties that ``loss`` does not have."""
+    names = []
+    for holds in properties:
+        try:
+            holds(loss)
+        except Exception:
+            names.append(holds.__name__)
+    return names
+
+
+@pytest.mark.parametrize("wrong", WRONG_SOFT_LOSSES, ids=name)
+def test_a_wrong_soft_target_loss_is_caught(wrong: Loss) -> None:
+    student, teacher, _ = example()
+    assert torch.isfinite(wrong(student, teacher, temperature=4.0))  # it runs, as it does in the tutorials
+    assert failed(SOFT_PROPERTIES, wrong) and not failed(SOFT_PROPERTIES, soft_target_loss)
+
+
+@pytest.mark.parametrize("wrong", WRONG_BLENDS, ids=name)
+def test_a_wrong_blend_is_caught(wrong: Loss) -> None:
+    assert torch.isfinite(wrong(*example(), temperature=4.0, alpha=0.9))
+    assert failed(BLEND_PROPERTIES, wrong) and not failed(BLEND_PROPERTIES, kd_loss)

@@ -1,0 +1,176 @@
+"""Device, random numbers, threads and the files that ship with the course."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd_course import runtime
+from kd_course.models import StudentNet
+from kd_course.runtime import available_cores, download_folder, in_checkout, pick_device, seeded, shipped, threads
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):
+    """Pretends that this machine has, or has not, CUDA and MPS, and that nobody asked for a device."""
+
+    def pretend(*, cuda: bool, mps: bool) -> None:
+        monkeypatch.delenv("KD_COURSE_DEVICE", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_fastest_device_that_is_there_is_picked(machine, cuda: bool, mps: bool, expected: str) -> None:
+    machine(cuda=cuda, mps=mps)
+    assert pick_device().type == expected
+
+
+def test_the_variable_goes_before_the_machine_and_the_argument_before_the_variable(
+    machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(cuda=True, mps=False)
+    monkeypatch.setenv("KD_COURSE_DEVICE", "cpu")
+    assert pick_device() == torch.device("cpu")
+    assert pick_device("meta") == torch.device("meta")
+
+
+def test_an_empty_variable_counts_as_unset(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(cuda=False, mps=False)
+    monkeypatch.setenv("KD_COURSE_DEVICE", "")
+    assert pick_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_here_is_refused_by_name_with_a_mend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=rf"device '{name}' cannot be used here .*pass 'cpu'.*KD_COURSE_DEVICE") as info:
+        pick_device(name)
+    assert "\n" not in str(info.value)
+    monkeypatch.setenv("KD_COURSE_DEVICE", name)
+    with pytest.raises(ValueError, match=f"device '{name}' cannot be used here"):
+        pick_device()
+
+
+def test_what_is_built_under_one_seed_is_the_same_and_under_another_is_not() -> None:
+    with seeded(1):
+        first = torch.rand(5)
+    with seeded(1):
+        again = torch.rand(5)
+    with seeded(2):
+        other = torch.rand(5)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_seeded_block_leaves_the_random_numbers_outside_as_they_were() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    with seeded(0):
+        torch.rand(1000)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_seeded_block_puts_the_random_numbers_back_after_an_error() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded(0):
+        torch.rand(1)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_seeded_block_inside_another_does_not_disturb_it() -> None:
+    with seeded(3):
+        expected = torch.rand(4)
+    with seeded(3):
+        first = torch.rand(2)
+        with seeded(99):
+            torch.rand(50)
+        second = torch.rand(2)
+    assert torch.equal(torch.cat([first, second]), expected)
+
+
+def test_an_extra_layer_built_in_a_seeded_block_does_not_change_the_next_network() -> None:
+    with seeded(5):
+        alone = StudentNet()
+    with seeded(5):
+        with seeded(6):
+            torch.nn.Linear(64, 512)  # a regressor that another method needs
+        beside = StudentNet()
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), beside.parameters(), strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_a_seeded_block_covers_the_cuda_generator() -> None:
+    before = torch.cuda.get_rng_state()
+    with seeded(1):
+        first = torch.rand(5, device="cuda")
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    with seeded(1):
+        assert torch.equal(torch.rand(5, device="cuda"), first)
+
+
+def test_threads_are_set_inside_and_restored_after() -> None:
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        with threads(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_threads_are_restored_after_an_error() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), threads(before + 1):
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+def test_available_cores_is_a_number_this_machine_can_have() -> None:
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU masks")
+def test_a_cpu_mask_lowers_the_available_cores() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like a clone of the repository, with the package inside."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "kd_course").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr(runtime, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(runtime, "_PACKAGE", tmp_path / "kd_course")
+    return tmp_path
+
+
+def test_a_clone_keeps_shipped_files_and_downloads_in_its_data_folder(checkout: Path) -> None:
+    assert in_checkout()
+    assert shipped("teachers", "x.json") == checkout / "data" / "teachers" / "x.json"
+    assert download_folder() == checkout / "data"
+
+
+@pytest.mark.parametrize("absent", ["pyproject.toml", "data"])
+def test_a_wheel_keeps_shipped_files_in_the_package_and_downloads_in_the_users_cache(
+    checkout: Path, absent: str
+) -> None:
+    (checkout / absent).rename(checkout / "elsewhere")
+    assert not in_checkout()
+    assert shipped("results", "x.csv") == checkout / "kd_course" / "shipped" / "results" / "x.csv"
+    cache = download_folder()
+    assert cache.is_absolute() and "kd_course" in cache.parts and checkout not in cache.parents
