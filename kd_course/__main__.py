@@ -22,7 +22,6 @@ class Fault(Exception):
 
 def _at_least(name: str, version: str) -> None:
     """Raise :class:`Fault` if ``version`` is older than what the course supports."""
-
     from packaging.version import Version
 
     if Version(version) < Version(MINIMUM[name]):
@@ -84,7 +83,7 @@ def _memory() -> str:
 
 def _kernel() -> str:
     try:
-        return f"ipykernel {importlib.metadata.version('ipykernel')}, JupyterLab {importlib.metadata.version('jupyterlab')}"
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ipykernel", "jupyterlab"))
     except importlib.metadata.PackageNotFoundError as error:
         raise Fault(f"{error.name} is not installed", "pip install jupyterlab ipykernel") from error
 

@@ -88,7 +88,7 @@ class Split:
         return f"Split({len(self):,} samples of {self.origin}{teacher})"
 
     def with_teacher(self, logits: Tensor) -> Split:
-        """This split with a table of teacher logits, row i for sample i, as :func:`kd_course.inference.predict` makes it.
+        """This split with the teacher's logits, (N, classes), row i for sample i: what ``predict`` returns.
 
         From here on each row belongs to its sample: shuffling and subsets move both together.
 
@@ -101,7 +101,9 @@ class Split:
                 f"({len(self):,}, classes); make them with predict(teacher, split) on this very split"
             )
         if not torch.isfinite(logits).all():
-            raise ValueError("the teacher logits hold NaN or infinity; is the teacher trained, and are its inputs right?")
+            raise ValueError(
+                "the teacher logits hold NaN or infinity; is the teacher trained, and are its inputs right?"
+            )
         return replace(self, teacher_logits=logits.detach().to("cpu", torch.float32))
 
     def subset(self, choice: Tensor | Sequence[int]) -> Split:
@@ -178,9 +180,10 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def jitter(images: Tensor, pixels: int = 2) -> Tensor:
-    """Shift each image by its own random -``pixels``..``pixels`` in x and y, filling with black: (B, C, H, W) to the same.
+    """Shift each image (B, C, H, W) by its own random whole number of pixels in x and in y, at most ``pixels``.
 
-    Hinton's teacher saw each digit moved by up to two pixels. Draws from PyTorch's global generator.
+    What moves in is black. Hinton's teacher saw each digit moved by up to two pixels. Draws from PyTorch's global
+    generator.
     """
     batch, _, height, width = images.shape
     padded = F.pad(images, (pixels,) * 4)
@@ -208,7 +211,9 @@ def load_data(name: str | None = None, *, validation_size: int | None = None) ->
     """
     name = (name or os.environ.get("KD_COURSE_DATASET") or "auto").lower()
     if name not in ("auto", "mnist", "digits"):
-        raise ValueError(f"unknown data set {name!r}; choose 'auto', 'mnist' or 'digits' (argument or KD_COURSE_DATASET)")
+        raise ValueError(
+            f"unknown data set {name!r}; choose 'auto', 'mnist' or 'digits' (argument or KD_COURSE_DATASET)"
+        )
     if name == "digits":
         return _digits("UCI digits, resized to 28×28", validation_size)
     try:

@@ -19,7 +19,7 @@ def freeze(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block with every module of ``model`` in evaluation mode and without gradients, then restore each one's mode."""
+    """Run a block with ``model`` in evaluation mode and without gradients, then restore each module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 
@@ -81,9 +80,7 @@ def mlp(
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
     if not widths or min(widths) < 1:
         raise ValueError(f"hidden must be one or more positive layer widths, not {hidden!r}; try mlp(30)")
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        input=nn.Sequential(nn.Flatten(), nn.Dropout(input_dropout))
-    )
+    layers: OrderedDict[str, nn.Module] = OrderedDict(input=nn.Sequential(nn.Flatten(), nn.Dropout(input_dropout)))
     for number, (width_in, width) in enumerate(zip([28 * 28, *widths], widths, strict=False), start=1):
         layers[f"stage{number}"] = nn.Sequential(nn.Linear(width_in, width), nn.ReLU(), nn.Dropout(dropout))
     layers["classifier"] = nn.Linear(widths[-1], classes)

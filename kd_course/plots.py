@@ -46,7 +46,12 @@ STYLE = {
 def use_course_style() -> None:
     """Switch matplotlib to the style of the course, for every figure that follows."""
     plt.rcdefaults()
-    plt.rcParams.update({**STYLE, "axes.prop_cycle": plt.cycler(color=plt.style.library["petroff10"]["axes.prop_cycle"].by_key()["color"])})
+    plt.rcParams.update(
+        {
+            **STYLE,
+            "axes.prop_cycle": plt.cycler(color=plt.style.library["petroff10"]["axes.prop_cycle"].by_key()["color"]),
+        }
+    )
 
 
 def show_digits(images: Tensor, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
@@ -81,7 +86,13 @@ def probability_bars(
     else:
         ax.set_ylim(0, 1.12)
     if label is not None:
-        ax.plot(label, min(values[label] * (1.6 if log else 1) + (0 if log else 0.06), 1.4), "*", color=COLOURS["label"], markersize=11)
+        ax.plot(
+            label,
+            min(values[label] * (1.6 if log else 1) + (0 if log else 0.06), 1.4),
+            "*",
+            color=COLOURS["label"],
+            markersize=11,
+        )
     ax.set_xticks(range(len(values)))
     ax.set_xlabel("class")
     ax.set_ylabel("probability")
@@ -89,7 +100,13 @@ def probability_bars(
 
 
 def heatmap(
-    values: Tensor, *, ax: Axes | None = None, row_label: str = "", column_label: str = "", decimals: int = 2, colour_bar: str = ""
+    values: Tensor,
+    *,
+    ax: Axes | None = None,
+    row_label: str = "",
+    column_label: str = "",
+    decimals: int = 2,
+    colour_bar: str = "",
 ) -> Axes:
     """A small matrix with its numbers written in; the colour repeats what the number says."""
     ax = ax or plt.figure(figsize=(6.4, 5.4)).gca()
@@ -99,7 +116,15 @@ def heatmap(
     for row in range(rows):
         for column in range(columns):
             value = float(values[row, column])
-            ax.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", fontsize=8, color="white" if value < middle else "black")
+            ax.text(
+                column,
+                row,
+                f"{value:.{decimals}f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if value < middle else "black",
+            )
     ax.set_xticks(range(columns))
     ax.set_yticks(range(rows))
     ax.set_xlabel(column_label)
@@ -115,7 +140,9 @@ def loss_curves(histories: Mapping[str, pd.DataFrame], column: str = "loss", *, 
     ax = ax or plt.figure(figsize=(7, 4)).gca()
     for name, history in histories.items():
         role = _role(name)
-        (line,) = ax.plot(history.index, history[column], color=COLOURS[role] if role else None, marker=MARKERS.get(role or "", "."))
+        (line,) = ax.plot(
+            history.index, history[column], color=COLOURS[role] if role else None, marker=MARKERS.get(role or "", ".")
+        )
         ax.annotate(f" {name}", (history.index[-1], history[column].iloc[-1]), color=line.get_color(), va="center")
     ax.set_xlabel("epoch")
     ax.set_ylabel(column)
@@ -131,7 +158,13 @@ def interval_plot(rows: Mapping[str, Sequence[float]], *, xlabel: str, ax: Axes 
         interval = mean_interval(values)
         ax.plot(values, [place] * len(values), ".", color=COLOURS[role], alpha=0.35)
         ax.errorbar(
-            interval.mean, place, xerr=interval.half_width, color=COLOURS[role], marker=MARKERS[role], capsize=5, linewidth=2.5
+            interval.mean,
+            place,
+            xerr=interval.half_width,
+            color=COLOURS[role],
+            marker=MARKERS[role],
+            capsize=5,
+            linewidth=2.5,
         )
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -143,13 +176,21 @@ def interval_lines(ax: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]
     """A line of means over ``x`` with its 95 % interval as a band; ``seeds[i]`` holds the values at ``x[i]``."""
     role = _role(name)
     intervals = [mean_interval(values) for values in seeds]
-    (line,) = ax.plot(x, [interval.mean for interval in intervals], color=COLOURS[role] if role else None, marker=MARKERS.get(role or "", "o"), label=name)
-    ax.fill_between(x, [i.low for i in intervals], [i.high for i in intervals], color=line.get_color(), alpha=0.18, linewidth=0)
+    (line,) = ax.plot(
+        x,
+        [interval.mean for interval in intervals],
+        color=COLOURS[role] if role else None,
+        marker=MARKERS.get(role or "", "o"),
+        label=name,
+    )
+    ax.fill_between(
+        x, [i.low for i in intervals], [i.high for i in intervals], color=line.get_color(), alpha=0.18, linewidth=0
+    )
     return ax
 
 
 def reliability_diagram(ax: Axes, table: Tensor, *, role: str = "neutral", name: str = "") -> Axes:
-    """Accuracy against confidence from :func:`kd_course.evaluation.reliability`; on the diagonal confidence is honest."""
+    """Accuracy against confidence, from :func:`~kd_course.evaluation.reliability`; honest on the diagonal."""
     count, confidence, correct = table[table[:, 0] > 0].T
     ax.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
     ax.plot(confidence, correct, color=COLOURS[role], marker=MARKERS[role], label=name)

@@ -33,7 +33,7 @@ class TeacherError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a teacher is made: the network, and a training with Adam, images shifted by up to ±2 pixels and a cosine rate."""
+    """How a teacher is made: the network, and how long it learns (Adam, cosine rate, ±2 pixel jitter)."""
 
     build: Callable[[], nn.Module]
     epochs: int
@@ -46,7 +46,7 @@ RECIPES = {
     ("digits", "cnn"): Recipe(TeacherNet, epochs=12, batch_size=32),
     ("digits", "mlp"): Recipe(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=40, batch_size=32),
 }
-"""The recipe of each teacher, by data set and name: the CNN of the course's pair, and the 2×1200 MLP of Hinton et al. 2015."""
+"""The recipe of each teacher, by data set and name: the CNN of the pair, and the 2×1200 MLP of Hinton et al. 2015."""
 
 
 def train_teacher(
@@ -99,7 +99,7 @@ def load_teacher(data: Data, name: str = "cnn") -> nn.Module:
 
 
 def teacher_logits(split: Split, name: str = "cnn") -> Tensor:
-    """What the course's teacher says about every sample of ``split``: (N, classes), float32, looked up by sample number.
+    """What the course's teacher says about every sample of ``split``: (N, classes), float32, by sample number.
 
     For MNIST the answers were computed once and ship with the course; each sample's row is found by its number in the
     MNIST file, so any subset in any order gets its own. For the digits they are computed here.
@@ -123,7 +123,9 @@ def card(dataset: str = "mnist", name: str = "cnn") -> dict:
     """
     path = _file(dataset, name, "card")
     if not path.is_file():
-        raise TeacherError(f"{path} is missing; fetch it again with the course, or run 'python -m kd_course.teachers {name}'")
+        raise TeacherError(
+            f"{path} is missing; fetch it again with the course, or run 'python -m kd_course.teachers {name}'"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -150,7 +152,9 @@ def _verified(dataset: str, name: str, kind: str) -> dict[str, Tensor]:
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise TeacherError(f"{path} is not the file its card describes: SHA-256 {found[:12]}…, not {expected[:12]}…; {mend}")
+        raise TeacherError(
+            f"{path} is not the file its card describes: SHA-256 {found[:12]}…, not {expected[:12]}…; {mend}"
+        )
     return load(content)
 
 
@@ -183,7 +187,7 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
         "parameters": count_parameters(teacher),
         "data": f"MNIST, {len(data.train):,} training images; {len(data.validation):,} held out for validation",
         "data_sha256": MNIST_SHA256,
-        "recipe": f"{RECIPES[data.name, name].epochs} epochs, Adam 1e-3 with a cosine rate, ±2 pixel jitter, cross-entropy",
+        "recipe": f"{RECIPES[data.name, name].epochs} epochs, Adam 1e-3, cosine rate, ±2 pixel jitter, cross-entropy",
         "seed": seed,
         "command": f"python -m kd_course.teachers {name} --seed {seed}",
         "errors": errors,
@@ -205,7 +209,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a teacher on MNIST and write its weights, logits and card.")
     parser.add_argument("name", choices=sorted(name for dataset, name in RECIPES if dataset == "mnist"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=shipped("teachers"), help="where to write (default: %(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=shipped("teachers"), help="where to write (default: %(default)s)"
+    )
     options = parser.parse_args()
     data = load_data("mnist")
     checkpoint = options.folder / f".{options.name}-{options.seed}.checkpoint"

@@ -5,6 +5,7 @@ The loop knows nothing of distillation, and an objective knows nothing of loops:
     def objective(model, batch):
         return kd_loss(model(batch.images), batch.teacher_logits, batch.labels, temperature=4, alpha=0.9)
 
+
     history = fit(student, objective, train.with_teacher(logits), epochs=8, seed=0)
 """
 
@@ -67,7 +68,8 @@ def fit(
 
     Args:
         model: any module; for peers an ``nn.ModuleList``, for a student with a regressor an ``nn.ModuleDict``.
-        objective: ``objective(model, batch)`` gives a scalar loss, or a dict of named scalars with ``"loss"`` among them.
+        objective: ``objective(model, batch)`` gives a scalar loss, or a dict of named scalars with ``"loss"`` among
+            them.
         train: the samples, with teacher logits if the objective wants them.
         epochs: passes over ``train``.
         seed: decides all randomness of the training, not the model's initial weights (build it in ``seeded(…)``).
@@ -102,7 +104,12 @@ def fit(
     steps = math.ceil(len(train) / batch_size)
 
     bar = tqdm(
-        total=epochs * steps, initial=len(rows) * steps, disable=not progress, leave=False, unit="batch", mininterval=0.5
+        total=epochs * steps,
+        initial=len(rows) * steps,
+        disable=not progress,
+        leave=False,
+        unit="batch",
+        mininterval=0.5,
     )
     with bar:
         for epoch in range(len(rows), epochs):
@@ -148,7 +155,8 @@ def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
         raise ValueError(
-            f"the objective must return one scalar tensor, or a dict of them with 'loss' among its names; its loss is {given}"
+            "the objective must return one scalar tensor, or a dict of them with 'loss' among its names; "
+            f"its loss is {given}"
         )
     return terms
 
@@ -187,7 +195,9 @@ def _check(
     if monitor is not None and evaluate is None:
         raise ValueError(f"monitor={monitor!r} needs evaluate=..., the function that measures it")
     if patience is not None and (monitor is None or patience < 1):
-        raise ValueError(f"patience={patience!r} must be 1 or more, and needs monitor=..., the number to be patient about")
+        raise ValueError(
+            f"patience={patience!r} must be 1 or more, and needs monitor=..., the number to be patient about"
+        )
 
 
 def _save(
@@ -214,7 +224,7 @@ def _save(
 def _resume(
     checkpoint: str | Path | None, identity: dict, model: nn.Module, optim: Optimizer
 ) -> tuple[list[dict[str, float]], dict[str, Tensor] | None]:
-    """History and best weights so far, with model and optimizer set back to them; empty where there is no checkpoint."""
+    """History and best weights so far, model and optimizer set back to them; empty without a checkpoint."""
     if checkpoint is None or not Path(checkpoint).exists():
         return [], None
     mend = f"delete {checkpoint} to start afresh, or give this training a checkpoint of its own"
@@ -223,7 +233,9 @@ def _resume(
         saved = state["identity"]
     except Exception as error:
         raise ValueError(f"{checkpoint} is not a readable checkpoint ({error}); {mend}") from error
-    differing = [f"{key} {saved.get(key)} there, {value} here" for key, value in identity.items() if saved.get(key) != value]
+    differing = [
+        f"{key} {saved.get(key)} there, {value} here" for key, value in identity.items() if saved.get(key) != value
+    ]
     if differing:
         raise ValueError(f"{checkpoint} belongs to another training ({'; '.join(differing)}); {mend}")
     try:

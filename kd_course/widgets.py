@@ -1,7 +1,7 @@
 """Live controls: a picture that is drawn anew whenever a slider moves.
 
-One mechanism serves the whole course: an ``ipywidgets.Image`` redrawn from ``observe``. It works in JupyterLab, on Colab
-(ipywidgets 7.7) and under nbval, and leaves a still picture in a page made from the notebook.
+One mechanism serves the whole course: an ``ipywidgets.Image`` redrawn from ``observe``. It works in JupyterLab, on
+Colab (ipywidgets 7.7) and under nbval, and leaves a still picture in a page made from the notebook.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Execute the notebooks from a fresh kernel, store their real outputs, and write down what each one costs.
 
 ``make refresh`` runs all of them; ``python tools/refresh.py notebooks/02_temperature.ipynb`` runs one. The seconds and
-the peak memory above importing torch and torchvision go to ``data/results/notebooks.json``, and from there into the first
-cell of each notebook and the table of the README.
+the peak memory above importing torch and torchvision go to ``data/results/notebooks.json``, and from there into the
+first cell of each notebook and the table of the README.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def execute(notebook: NotebookNode, folder: Path) -> tuple[float, int, float]:
-    """Run every cell in a new kernel; returns seconds, peak megabytes of the kernel, and seconds of the slowest cell."""
+    """Run every cell in a new kernel; returns seconds, the kernel's peak megabytes, seconds of the slowest cell."""
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
     with client.setup_kernel():
         start = time.perf_counter()

@@ -19,15 +19,22 @@ def soft_targets(attempt: Callable[[Tensor], Tensor]) -> str:
     recognise(
         answer,
         {
-            "your columns sum to 1; normalise over the classes (`dim=1`), so that every row is a distribution.": logits.softmax(0),
-            "this normalises over the whole batch at once; every row must sum to 1 by itself.": logits.exp() / logits.exp().sum(),
-            "these are one-hot answers. That is the hard label again: keep the probability of every class.": torch.eye(4, dtype=torch.float64)[logits.argmax(1)],
+            "your columns sum to 1; normalise over the classes (`dim=1`), so that every row is a distribution.": logits.softmax(
+                0
+            ),
+            "this normalises over the whole batch at once; every row must sum to 1 by itself.": logits.exp()
+            / logits.exp().sum(),
+            "these are one-hot answers. That is the hard label again: keep the probability of every class.": torch.eye(
+                4, dtype=torch.float64
+            )[logits.argmax(1)],
             "this divides logits by their sum; take the exponential first.": logits / logits.sum(1, keepdim=True),
             "these are logarithms of probabilities; leave the logarithm out.": logits.log_softmax(1),
             "the exponentials are right; now divide each row by its sum.": logits.exp(),
         },
     )
-    require(close(answer, expected), "the rows are not exp(z) divided by their own sum; compare with the formula above.")
+    require(
+        close(answer, expected), "the rows are not exp(z) divided by their own sum; compare with the formula above."
+    )
     huge = ask_tensor(attempt, torch.tensor([[1000.0, 0.0], [0.0, -1000.0]], dtype=torch.float64), shape=(2, 2))
     require(
         bool(torch.isfinite(huge).all()),

@@ -29,8 +29,8 @@ def batch_pair(student: Tensor, teacher: Tensor, what: str, *, ndim: int | None 
     """Features of the same samples, of any width each: one floating type, and batches of one size that can form pairs.
 
     Raises:
-        TypeError: one is not a floating-point tensor. ValueError: the batch sizes differ, or are below two; or the tensors
-            have not ``ndim`` dimensions.
+        TypeError: one is not a floating-point tensor. ValueError: the batch sizes differ, or are below two; or the
+            tensors have not ``ndim`` dimensions.
     """
     student, teacher = _floating(student, teacher, what)
     for role, value in (("student", student), ("teacher", teacher)):
@@ -40,7 +40,9 @@ def batch_pair(student: Tensor, teacher: Tensor, what: str, *, ndim: int | None 
     if len(student) != len(teacher):
         raise ValueError(f"{len(student)} student {what} and {len(teacher)} teacher {what} must be of the same samples")
     if len(student) < 2:
-        raise ValueError(f"relations need pairs, but this batch has {len(student)} sample(s); use a batch of two or more")
+        raise ValueError(
+            f"relations need pairs, but this batch has {len(student)} sample(s); use a batch of two or more"
+        )
     return student, teacher
 
 

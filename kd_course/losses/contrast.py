@@ -1,8 +1,9 @@
 """Contrastive losses: tell your pair from the others.
 
-Two different losses bear the word. :class:`CRDLoss` is contrastive representation distillation as published: noise-contrastive
-estimation, a binary decision per candidate against a memory bank of all training samples, with student and teacher each
-as anchor. :func:`info_nce_loss` picks the right one among the batch with a softmax; it is simpler and is *not* CRD.
+Two different losses bear the word. :class:`CRDLoss` is contrastive representation distillation as published:
+noise-contrastive estimation, a binary decision per candidate against a memory bank of all training samples, with
+student and teacher each as anchor. :func:`info_nce_loss` picks the right one among the batch with a softmax; it is
+simpler and is *not* CRD.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, tempe
 
     .. math:: -\\frac{1}{B} \\sum_i \\log \\frac{e^{\\cos(s_i, t_i)/\\tau}}{\\sum_j e^{\\cos(s_i, t_j)/\\tau}}
 
-    The other B - 1 samples of the batch are the negatives. Equal scores give log B. log B minus the loss bounds the mutual
-    information of the pair from below.
+    The other B - 1 samples of the batch are the negatives. Equal scores give log B. log B minus the loss bounds the
+    mutual information of the pair from below.
 
     Args:
         student_embedding: (B, D). teacher_embedding: (B, D), the same width; B ≥ 2.
@@ -36,7 +37,8 @@ def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, tempe
     Raises:
         TypeError: not floating-point tensors. ValueError: not (B, D), other sizes, a batch of one, or τ ≤ 0.
 
-    Reference: van den Oord, Li & Vinyals 2018, *Representation Learning with Contrastive Predictive Coding*, arXiv:1807.03748.
+    Reference: van den Oord, Li & Vinyals 2018, *Representation Learning with Contrastive Predictive Coding*,
+    arXiv:1807.03748.
 
     >>> same = torch.ones(4, 3)
     >>> round(info_nce_loss(same, same, temperature=0.1).item(), 4) == round(math.log(4), 4)
@@ -45,7 +47,7 @@ def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, tempe
     student, teacher = batch_pair(student_embedding, teacher_embedding, "embeddings", ndim=2)
     if student.shape != teacher.shape:
         raise ValueError(
-            f"embeddings {tuple(student.shape)} and {tuple(teacher.shape)} must have one width; project both with nn.Linear first"
+            f"embeddings {tuple(student.shape)} and {tuple(teacher.shape)} must have one width; project both first"
         )
     scores = unit(student, dim=1) @ unit(teacher, dim=1).T / positive(temperature, "temperature")  # (B, B)
     return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
@@ -90,25 +92,26 @@ class CRDLoss(nn.Module):
               p = \\frac{1}{Z} e^{\\langle v, bank_j \\rangle / \\tau}, \\quad
               bank_i \\leftarrow \\mathrm{unit}(m\\, bank_i + (1-m)\\, v_i)
 
-    Both features are projected linearly to ``dimension`` and scaled to length 1. The positive is the sample's own row of the
-    other side's bank; the K negatives are drawn uniformly from all *other* samples. Z is set once, from the first batch, so
-    that scores start at 1/M on average.
+    Both features are projected linearly to ``dimension`` and scaled to length 1. The positive is the sample's own row
+    of the other side's bank; the K negatives are drawn uniformly from all *other* samples. Z is set once, from the
+    first batch, so that scores start at 1/M on average.
 
-    The two projections have weights to be learned: train ``nn.ModuleDict({"student": …, "crd": …})``. Banks and Z are buffers,
-    saved with the module and moved with it. Its initial state depends on ``seed`` alone and leaves PyTorch's generator as it
-    was; negatives are drawn from that generator, which :func:`kd_course.training.fit` seeds.
+    The two projections have weights to be learned: train ``nn.ModuleDict({"student": …, "crd": …})``. Banks and Z are
+    buffers, saved with the module and moved with it. Its initial state depends on ``seed`` alone and leaves PyTorch's
+    generator as it was; negatives are drawn from that generator, which :func:`kd_course.training.fit` seeds.
 
     Args:
         student_dimension: width of the student's feature, flattened. teacher_dimension: likewise.
-        sample_indices: the numbers (``train.indices``) of the M samples that will be trained on; each gets a row in the banks.
+        sample_indices: the numbers (``train.indices``) of the M samples that will be trained on; each gets a row in
+            the banks.
         dimension: width of the common space. negatives: K. temperature: τ. momentum: m, in [0, 1).
         seed: decides projections and banks at the start.
 
     Raises:
         ValueError: options out of range.
 
-    Reference: Tian, Krishnan & Isola 2020, arXiv:1910.10699 (128 dimensions, K = 16,384, τ = 0.07, m = 0.5; their code can
-    also leave the anchor's whole class out of the negatives, which this one does not).
+    Reference: Tian, Krishnan & Isola 2020, arXiv:1910.10699 (128 dimensions, K = 16,384, τ = 0.07, m = 0.5; their
+    code can also leave the anchor's whole class out of the negatives, which this one does not).
 
     >>> crd = CRDLoss(64, 512, torch.arange(100), negatives=16)
     >>> crd(torch.randn(8, 64), torch.randn(8, 512), torch.arange(8)).isfinite().item()

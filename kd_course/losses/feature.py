@@ -1,6 +1,7 @@
 """Losses on what happens inside the network: hints and attention maps.
 
-Take features from any model with ``torchvision.models.feature_extraction.create_feature_extractor`` on its named stages.
+Take features from any model with ``torchvision.models.feature_extraction.create_feature_extractor`` on its named
+stages.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
 
     .. math:: \\frac{1}{2B} \\sum_b \\| r(f_{s,b}) - f_{t,b} \\|_2^2
 
-    Pass the student's feature through a :class:`HintRegressor` first where the shapes differ. Many codes use the element mean
-    (``F.mse_loss``) instead, which for features of D numbers is this value times 2/D.
+    Pass the student's feature through a :class:`HintRegressor` first where the shapes differ. Many codes use the
+    element mean (``F.mse_loss``) instead, which for features of D numbers is this value times 2/D.
 
     Args:
         student_feature: (B, …), already regressed. teacher_feature: the same shape.
@@ -42,12 +43,12 @@ def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
 class HintRegressor(nn.Module):
     """The linear map r that brings a student's feature to the shape of the teacher's hint.
 
-    For vectors (D,) a linear layer; for maps (C, H, W) a convolution whose kernel, as in the paper, is just large enough to
-    shrink the student's map to the teacher's size (1×1 where the sizes agree).
+    For vectors (D,) a linear layer; for maps (C, H, W) a convolution whose kernel, as in the paper, is just large
+    enough to shrink the student's map to the teacher's size (1×1 where the sizes agree).
 
-    It has weights to be learned: hand them to the optimizer, by training ``nn.ModuleDict({"student": …, "regressor": …})``.
-    Its initial weights depend on ``seed`` alone and leave PyTorch's generator as it was, so a student built after it is the
-    same as without it.
+    It has weights to be learned: hand them to the optimizer, by training ``nn.ModuleDict({"student": …, "regressor":
+    …})``. Its initial weights depend on ``seed`` alone and leave PyTorch's generator as it was, so a student built
+    after it is the same as without it.
 
     Args:
         student_shape: shape of one student feature, without the batch. teacher_shape: likewise.
@@ -72,7 +73,9 @@ class HintRegressor(nn.Module):
             )
         kernel = tuple(s - t + 1 for s, t in zip(student[1:], teacher[1:], strict=True))
         if min(kernel, default=1) < 1:
-            raise ValueError(f"the student's map {student} is smaller than the hint {teacher}; guide an earlier student stage")
+            raise ValueError(
+                f"the student's map {student} is smaller than the hint {teacher}; guide an earlier student stage"
+            )
         with seeded(seed):
             if len(student) == 1:
                 self.map: nn.Module = nn.Linear(student[0], teacher[0])
@@ -107,14 +110,20 @@ def attention_map(feature: Tensor, *, power: float = 2) -> Tensor:
     """
     feature, _ = floating_pair(feature, feature, "features")
     if feature.ndim != 4:
-        raise ValueError(f"an attention map needs (batch, channels, height, width), not {tuple(feature.shape)}; logits have no map")
+        raise ValueError(
+            f"an attention map needs (batch, channels, height, width), not {tuple(feature.shape)}; logits have no map"
+        )
     if not power >= 1:
         raise ValueError(f"power must be 1 or more, not {power!r}")
     return unit(feature.abs().pow(power).sum(1).flatten(1), dim=1)
 
 
 def attention_transfer_loss(
-    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, power: float = 2, paper_form: bool = False
+    student_features: Sequence[Tensor],
+    teacher_features: Sequence[Tensor],
+    *,
+    power: float = 2,
+    paper_form: bool = False,
 ) -> Tensor:
     """AT: at each chosen layer the student should look where the teacher looks.
 
@@ -129,7 +138,8 @@ def attention_transfer_loss(
         power: p of :func:`attention_map`. paper_form: the paper's norm instead of the code's squares.
 
     Raises:
-        TypeError, ValueError: as :func:`attention_map`; also lists that are empty or of different lengths, or other batches.
+        TypeError, ValueError: as :func:`attention_map`; also lists that are empty or of different lengths, or other
+            batches.
 
     Reference: Zagoruyko & Komodakis 2017, arXiv:1612.03928.
 
@@ -138,10 +148,13 @@ def attention_transfer_loss(
     True
     """
     if isinstance(student_features, Tensor) or isinstance(teacher_features, Tensor):
-        raise TypeError("student_features and teacher_features must be lists with one feature per layer; wrap a single one in [ ]")
+        raise TypeError(
+            "student_features and teacher_features must be lists with one feature per layer; wrap a single one in [ ]"
+        )
     if len(student_features) != len(teacher_features) or not student_features:
         raise ValueError(
-            f"{len(student_features)} student layers and {len(teacher_features)} teacher layers must be as many, and one at least"
+            f"{len(student_features)} student layers and {len(teacher_features)} teacher layers "
+            "must be as many, and one at least"
         )
     layers = []
     for student, teacher in zip(student_features, teacher_features, strict=True):
@@ -186,5 +199,6 @@ def _one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both features at the smaller of the two heights and widths."""
     size = tuple(min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True))
     return tuple(
-        feature if tuple(feature.shape[2:]) == size else F.adaptive_avg_pool2d(feature, size) for feature in (student, teacher)
+        feature if tuple(feature.shape[2:]) == size else F.adaptive_avg_pool2d(feature, size)
+        for feature in (student, teacher)
     )

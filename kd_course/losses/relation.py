@@ -33,7 +33,8 @@ def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> T
     Raises:
         TypeError: not floating-point tensors. ValueError: not (B, D), other batch sizes, or a batch of one.
 
-    Reference: Park et al. 2019, *Relational Knowledge Distillation*, arXiv:1904.05068. Their weights: 1 (25 in RepDistiller).
+    Reference: Park et al. 2019, *Relational Knowledge Distillation*, arXiv:1904.05068. Their weights: 1 (25 in
+    RepDistiller).
 
     >>> square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> rkd_distance_loss(square, 3 * square + 7).item() < 1e-12
@@ -49,8 +50,8 @@ def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tens
     .. math:: \\frac{1}{B^3} \\sum_{ijk} \\ell_1\\big(\\langle e^s_{ij}, e^s_{kj} \\rangle,
               \\langle e^t_{ij}, e^t_{kj} \\rangle\\big), \\quad e_{ij} = \\frac{f_i - f_j}{\\|f_i - f_j\\|_2}
 
-    An angle is measured between *differences* at the vertex j, over all triplets: it is not the cosine between embeddings.
-    Unchanged by rotating, shifting or scaling either side. Time and memory grow as B³.
+    An angle is measured between *differences* at the vertex j, over all triplets: it is not the cosine between
+    embeddings. Unchanged by rotating, shifting or scaling either side. Time and memory grow as B³.
 
     Args:
         student_embedding: (B, D). teacher_embedding: (B, D'); B ≥ 2.
@@ -73,8 +74,8 @@ def similarity_preserving_loss(student_feature: Tensor, teacher_feature: Tensor)
 
     .. math:: \\frac{1}{B^2} \\| G_s - G_t \\|_F^2, \\quad G = \\text{rows of } F F^\\top \\text{ scaled to length 1}
 
-    F is the feature with everything after the batch flattened. Each *row of the Gram matrix* is normalised, which is not
-    the same as the cosine between features. Unchanged by rotating or scaling either side, but not by shifting it.
+    F is the feature with everything after the batch flattened. Each *row of the Gram matrix* is normalised, which is
+    not the same as the cosine between features. Unchanged by rotating or scaling either side, but not by shifting it.
 
     Args:
         student_feature: (B, …). teacher_feature: (B, …), any trailing shape; B ≥ 2.
@@ -137,19 +138,20 @@ def irg_loss(
     .. math:: \\frac{w_v}{B} \\| f^L_s - f^L_t \\|_F^2 + \\frac{w_e}{B^2} \\sum_l \\| A^l_s - A^l_t \\|_F^2
               + \\frac{w_\\tau}{B} \\sum_{l<L} \\| \\Lambda^l_s - \\Lambda^l_t \\|^2
 
-    Vertices are the samples' features in the last layer, edges their squared distances A_ij = ‖f_i - f_j‖² / max, and the
-    transformation is how far each sample moves from one layer to the next, Λ_i = ‖f_i^{l+1} - f_i^l‖² / max.
+    Vertices are the samples' features in the last layer, edges their squared distances A_ij = ‖f_i - f_j‖² / max, and
+    the transformation is how far each sample moves from one layer to the next, Λ_i = ‖f_i^{l+1} - f_i^l‖² / max.
 
     Args:
         student_features: (B, D), or a list with one tensor per layer. teacher_features: likewise, with as many layers.
-        vertex_weight, edge_weight, transform_weight: w_v, w_e, w_τ ≥ 0. Vertices need student and teacher of one width in the
-            last layer; the transformation needs layers of one width within each network. A weight of 0 lifts the need.
+        vertex_weight, edge_weight, transform_weight: w_v, w_e, w_τ ≥ 0. Vertices need student and teacher of one
+            width in the last layer; the transformation needs layers of one width within each network. A weight of 0
+            lifts the need.
 
     Raises:
         TypeError, ValueError: as :func:`rkd_distance_loss`; also widths that a term with a weight cannot compare.
 
-    Reference: Liu et al. 2019, *Knowledge Distillation via Instance Relationship Graph*, CVPR; distances scaled by their
-    maximum as in the authors' Caffe layers. Unlike there, the gradient passes through the maximum.
+    Reference: Liu et al. 2019, *Knowledge Distillation via Instance Relationship Graph*, CVPR; distances scaled by
+    their maximum as in the authors' Caffe layers. Unlike there, the gradient passes through the maximum.
 
     >>> logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
     >>> irg_loss(logits, logits).item(), irg_loss(logits, logits + 1, vertex_weight=0).item() < 1e-12
@@ -158,7 +160,9 @@ def irg_loss(
     students = [student_features] if isinstance(student_features, Tensor) else list(student_features)
     teachers = [teacher_features] if isinstance(teacher_features, Tensor) else list(teacher_features)
     if len(students) != len(teachers) or not students:
-        raise ValueError(f"{len(students)} student layers and {len(teachers)} teacher layers must be as many, and one at least")
+        raise ValueError(
+            f"{len(students)} student layers and {len(teachers)} teacher layers must be as many, and one at least"
+        )
     pairs = [batch_pair(s, t, "features") for s, t in zip(students, teachers, strict=True)]
     layers_s, layers_t = ([layer.flatten(1) for layer in side] for side in zip(*pairs, strict=True))
 
@@ -167,9 +171,7 @@ def irg_loss(
         _same_width(layers_s[-1], layers_t[-1], "vertex_weight")
         loss = loss + vertex_weight * (layers_s[-1] - layers_t[-1]).square().sum(1).mean()
     if transform_weight and len(layers_s) > 1:
-        moves = [
-            [_moves(before, after) for before, after in pairwise(layers)] for layers in (layers_s, layers_t)
-        ]
+        moves = [[_moves(before, after) for before, after in pairwise(layers)] for layers in (layers_s, layers_t)]
         loss = loss + transform_weight * sum(F.mse_loss(s, t) for s, t in zip(*moves, strict=True))
     return loss
 
@@ -188,7 +190,8 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: as :func:`rkd_distance_loss`.
 
-    Reference: Passalis & Tefas 2018, *Learning Deep Representations with Probabilistic Knowledge Transfer*, arXiv:1803.10837.
+    Reference: Passalis & Tefas 2018, *Learning Deep Representations with Probabilistic Knowledge Transfer*,
+    arXiv:1803.10837.
 
     >>> embedding = torch.eye(3)
     >>> abs(pkt_loss(embedding, 2 * embedding).item()) < 1e-6

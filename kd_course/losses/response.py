@@ -94,7 +94,8 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: as :func:`soft_target_loss`.
 
-    References: Ba & Caruana 2014, *Do Deep Nets Really Need to be Deep?*, arXiv:1312.6184; Hinton et al. 2015, section 2.1.
+    References: Ba & Caruana 2014, *Do Deep Nets Really Need to be Deep?*, arXiv:1312.6184; Hinton et al. 2015,
+    section 2.1.
 
     >>> logit_mse_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 3.0]])).item()
     0.5
@@ -136,8 +137,8 @@ def regression_kd_loss(
 
     .. math:: (1 - \\alpha) \\cdot \\overline{(f_s - y)^2} + \\alpha \\cdot \\overline{(f_s - f_t)^2}
 
-    Unlike probabilities, a teacher's numbers can be wrong without limit. With a ``margin`` m the teacher is only a bound:
-    the second term becomes the student's own squared error ‖f_s - y‖², counted for those samples where it plus m
+    Unlike probabilities, a teacher's numbers can be wrong without limit. With a ``margin`` m the teacher is only a
+    bound: the second term becomes the student's own squared error ‖f_s - y‖², counted for those samples where it plus m
     exceeds the teacher's, and 0 for the others.
 
     Args:
@@ -146,9 +147,11 @@ def regression_kd_loss(
         alpha: weight of the teacher's term, in [0, 1]. margin: m ≥ 0, in squared units of y; None for no bound.
 
     Raises:
-        TypeError: not floating-point tensors. ValueError: shapes that differ, α or margin out of range, targets missing.
+        TypeError: not floating-point tensors. ValueError: shapes that differ, α or margin out of range, targets
+            missing.
 
-    Reference: Chen et al. 2017, *Learning Efficient Object Detection Models with Knowledge Distillation*, NeurIPS (the bound).
+    Reference: Chen et al. 2017, *Learning Efficient Object Detection Models with Knowledge Distillation*, NeurIPS
+    (the bound).
 
     >>> regression_kd_loss(torch.tensor([[1.0]]), torch.tensor([[3.0]])).item()
     4.0
