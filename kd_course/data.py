@@ -17,9 +17,9 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class Batch:
         labels: int64, (B,).
         indices: number of each sample in its source file, int64, (B,).
         teacher_logits: the teacher's logits for these samples, (B, classes); None if the split carries none.
+        teacher_features: the teacher's features by stage, (B, …) each; see :meth:`Split.with_features`.
         progress: fraction of the training done before this batch, in [0, 1): for schedules.
     """
 
@@ -61,6 +62,7 @@ class Batch:
     labels: Tensor
     indices: Tensor
     teacher_logits: Tensor | None = None
+    teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
     progress: float = 0.0
 
 
@@ -72,6 +74,7 @@ class Split:
         images: uint8, (N, 1, 28, 28). labels: int64, (N,). indices: int64, (N,).
         origin: the source file the ``indices`` count in, such as ``"mnist/train"``.
         teacher_logits: (N, classes), or None; see :meth:`with_teacher`.
+        teacher_features: (N, …) by stage; see :meth:`with_features`.
     """
 
     images: Tensor
@@ -79,6 +82,7 @@ class Split:
     indices: Tensor
     origin: str
     teacher_logits: Tensor | None = None
+    teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,6 +110,20 @@ class Split:
             )
         return replace(self, teacher_logits=logits.detach().to("cpu", torch.float32))
 
+    def with_features(self, features: Mapping[str, Tensor]) -> Split:
+        """This split with tables of teacher features by stage: what ``predict_features`` returns, row i for sample i.
+
+        Raises:
+            ValueError: a table has another number of rows.
+        """
+        for stage, table in features.items():
+            if len(table) != len(self):
+                raise ValueError(
+                    f"the table of {stage!r} has {len(table):,} rows for {len(self):,} samples; "
+                    "make it with predict_features(teacher, split, stages) on this very split"
+                )
+        return replace(self, teacher_features={stage: table.detach().cpu() for stage, table in features.items()})
+
     def subset(self, choice: Tensor | Sequence[int]) -> Split:
         """The samples at these positions (integers) or where this mask is true, with all that belongs to them."""
         choice = torch.as_tensor(choice)
@@ -114,7 +132,8 @@ class Split:
         elif choice.numel() == 0:
             choice = choice.long()
         teacher = None if self.teacher_logits is None else self.teacher_logits[choice]
-        return Split(self.images[choice], self.labels[choice], self.indices[choice], self.origin, teacher)
+        features = {stage: table[choice] for stage, table in self.teacher_features.items()}
+        return Split(self.images[choice], self.labels[choice], self.indices[choice], self.origin, teacher, features)
 
     def take(self, count: int, *, seed: int) -> Split:
         """``count`` samples drawn at random, with the classes in their natural proportions.
@@ -144,15 +163,16 @@ class Split:
 
         Images become float32 in [0, 1] here, batch by batch, on ``device``.
         """
-        columns = [self.images, self.labels, self.indices]
-        columns += [] if self.teacher_logits is None else [self.teacher_logits]
-        dataset = TensorDataset(*columns)
+        logits = torch.empty(len(self), 0) if self.teacher_logits is None else self.teacher_logits
+        dataset = TensorDataset(self.images, self.labels, self.indices, logits, *self.teacher_features.values())
         if shuffle_seed is None:
             order = SequentialSampler(dataset)
         else:
             order = RandomSampler(dataset, generator=torch.Generator().manual_seed(shuffle_seed))
-        for images, *rest in DataLoader(dataset, batch_size=None, sampler=BatchSampler(order, batch_size, False)):
-            yield Batch(to_float(images.to(device)), *(column.to(device) for column in rest))
+        for columns in DataLoader(dataset, batch_size=None, sampler=BatchSampler(order, batch_size, False)):
+            images, labels, indices, logits, *tables = (column.to(device) for column in columns)
+            features = dict(zip(self.teacher_features, tables, strict=True))
+            yield Batch(to_float(images), labels, indices, logits if logits.shape[1] else None, features)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -42,14 +42,53 @@ def predict(
     Raises:
         ValueError: ``split`` is empty.
     """
+    return _table(model, model, split, batch_size, device)["logits"]
+
+
+def predict_features(
+    model: nn.Module,
+    split: Split,
+    stages: Sequence[str],
+    *,
+    batch_size: int = 500,
+    device: torch.device | str | None = None,
+) -> dict[str, Tensor]:
+    """Features of ``model`` at the named stages, for every sample of ``split``: tables (N, …), float32, on the CPU.
+
+    The stages are nodes that ``create_feature_extractor`` knows (``model.stages`` of the course's networks). Give the
+    tables to :meth:`~kd_course.data.Split.with_features`. A map is large: keep to the samples and stages you need.
+
+    Raises:
+        ValueError: ``split`` is empty, or the model has no such stage.
+    """
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+    try:
+        extractor = create_feature_extractor(model, list(stages))
+    except ValueError:
+        known = [name for name, _ in model.named_children()]
+        nodes = get_graph_node_names(model)[1]
+        raise ValueError(f"no stage among {list(stages)} can be extracted; stages: {known}; nodes: {nodes}") from None
+    return _table(model, extractor, split, batch_size, device)
+
+
+def _table(
+    model: nn.Module, function: nn.Module, split: Split, batch_size: int, device: torch.device | str | None
+) -> dict[str, Tensor]:
+    """All of ``split`` through ``function``, which shares the weights of ``model``: one table per output."""
     if not len(split):
         raise ValueError(f"{split!r} is empty, so there is nothing to predict; check how the split was made")
     device = torch.device(device) if device else pick_device()
     parameter = next(model.parameters(), None)
     home = device if parameter is None else parameter.device
-    model.to(device)
+    function.to(device)
+    parts: dict[str, list[Tensor]] = {}
     try:
-        with evaluating(model):
-            return torch.cat([model(batch.images).float().cpu() for batch in split.batches(batch_size, device=device)])
+        with evaluating(model), evaluating(function):
+            for batch in split.batches(batch_size, device=device):
+                output = function(batch.images)
+                for name, value in (output if isinstance(output, dict) else {"logits": output}).items():
+                    parts.setdefault(name, []).append(value.float().cpu())
     finally:
-        model.to(home)
+        function.to(home)
+    return {name: torch.cat(values) for name, values in parts.items()}
