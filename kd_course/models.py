@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -61,6 +62,128 @@ class StudentNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of ``images`` (B, 1, 28, 28)."""
         return self.classifier(self.embedding(self.stage2(self.stage1(images))))
+
+
+class SeparableNet(nn.Module):
+    """A depthwise-separable CNN in the manner of MobileNet: channels 32-64-128, batch norm; 13,322 parameters.
+
+    Each stage filters every channel by itself (3×3) and then mixes channels (1×1). Input (B, 1, 28, 28), output logits
+    (B, classes).
+
+    Reference: Howard et al. 2017, *MobileNets*, arXiv:1704.04861.
+    """
+
+    stages = ("stage1", "stage2", "stage3", "embedding")
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(
+            nn.Conv2d(1, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()
+        )  # (B, 32, 14, 14)
+        self.stage2 = _separable_stage(32, 64)  # (B, 64, 7, 7)
+        self.stage3 = _separable_stage(64, 128)  # (B, 128, 4, 4)
+        self.embedding = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # (B, 128)
+        self.classifier = nn.Linear(128, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of ``images`` (B, 1, 28, 28)."""
+        return self.classifier(self.embedding(self.stage3(self.stage2(self.stage1(images)))))
+
+
+def _separable_stage(channels_in: int, channels_out: int) -> nn.Sequential:
+    """Depthwise 3×3 at stride 2, pointwise 1×1, each with batch norm and ReLU: halves height and width."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_in, 3, stride=2, padding=1, groups=channels_in, bias=False),
+        nn.BatchNorm2d(channels_in),
+        nn.ReLU(),
+        nn.Conv2d(channels_in, channels_out, 1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+    )
+
+
+class MixerBlock(nn.Module):
+    """Mix between patches, then between channels, each after a layer norm and beside a residual."""
+
+    def __init__(self, patches: int, width: int) -> None:
+        super().__init__()
+        self.norm_patches, self.norm_channels = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.between_patches = nn.Sequential(nn.Linear(patches, 64), nn.GELU(), nn.Linear(64, patches))
+        self.between_channels = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, patches, width), mixed."""
+        tokens = tokens + self.between_patches(self.norm_patches(tokens).transpose(1, 2)).transpose(1, 2)
+        return tokens + self.between_channels(self.norm_channels(tokens))
+
+
+class _MeanOverPatches(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(1)
+
+
+class MixerNet(nn.Module):
+    """An MLP-Mixer on 4×4 patches: 49 tokens of width 64, two blocks; 48,300 parameters.
+
+    Input (B, 1, 28, 28), output logits (B, classes).
+
+    Reference: Tolstikhin et al. 2021, *MLP-Mixer: An all-MLP Architecture for Vision*, arXiv:2105.01601.
+    """
+
+    stages = ("stage1", "stage2", "embedding")
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 64, 4, stride=4)  # one linear map for every 4×4 patch: (B, 64, 7, 7)
+        self.stage1 = MixerBlock(49, 64)  # (B, 49, 64)
+        self.stage2 = MixerBlock(49, 64)
+        self.embedding = nn.Sequential(nn.LayerNorm(64), _MeanOverPatches())  # (B, 64)
+        self.classifier = nn.Linear(64, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of ``images`` (B, 1, 28, 28)."""
+        tokens = self.patches(images).flatten(2).transpose(1, 2)  # (B, 49, 64)
+        return self.classifier(self.embedding(self.stage2(self.stage1(tokens))))
+
+
+class _FromGrey(nn.Module):
+    """Grey digits (B, 1, 28, 28) as a torchvision backbone wants its input: (B, 3, size, size), normalised."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        larger = nn.functional.interpolate(images, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return (larger.expand(-1, 3, -1, -1) - self.mean) / self.std
+
+
+def backbone(name: str, *, pretrained: bool = False, classes: int = 10, size: int = 64) -> nn.Sequential:
+    """A torchvision network for digits: ``resnet18``, ``mobilenet_v3_small``, ``efficientnet_b0``, …, with a new last layer.
+
+    Args:
+        name: a classifier that ``torchvision.models.list_models()`` knows.
+        pretrained: start from ImageNet weights, which torchvision downloads; random ones if False.
+        classes: number of logits. size: the digits are enlarged to size × size pixels and repeated on three channels.
+
+    Raises:
+        ValueError: no such network, or one whose last layer is not linear.
+        OSError: pre-trained weights were asked for and cannot be downloaded.
+    """
+    from torchvision.models import get_model, list_models
+
+    if name not in list_models():
+        raise ValueError(
+            f"torchvision has no network {name!r}; try 'resnet18', 'mobilenet_v3_small' or 'efficientnet_b0'"
+        )
+    network = get_model(name, weights="DEFAULT" if pretrained else None)
+    last_name, last = [entry for entry in network.named_modules() if not list(entry[1].children())][-1]
+    if not isinstance(last, nn.Linear):
+        raise ValueError(f"the last layer of {name!r} is {type(last).__name__}, not Linear; choose another classifier")
+    network.set_submodule(last_name, nn.Linear(last.in_features, classes))
+    return nn.Sequential(OrderedDict(grey=_FromGrey(size), network=network))
 
 
 def mlp(
