@@ -3,8 +3,8 @@
 The package is small enough to read in an afternoon. A file imports only from the floors below it::
 
     5  widgets  checks  __main__      what a learner touches: live controls, self-checking exercises, the pre-flight
-    4  teachers  plots                whom to imitate, and how to show what came out
-    3  training  evaluation           one loop for every method; metrics, intervals, latency
+    4  teachers  comparison  plots    whom to imitate; recipes side by side; how to show what came out
+    3  training  evaluation  ensembles   one loop for every method; metrics and intervals; many teachers
     2  inference                      using a network without training it
     1  losses  models  data           pure functions, networks, images in memory
     0  runtime                        device, random numbers, threads, files that ship with the course

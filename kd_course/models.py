@@ -161,7 +161,7 @@ class _FromGrey(nn.Module):
 
 
 def backbone(name: str, *, pretrained: bool = False, classes: int = 10, size: int = 64) -> nn.Sequential:
-    """A torchvision network for digits: ``resnet18``, ``mobilenet_v3_small``, ``efficientnet_b0``, …, with a new last layer.
+    """A torchvision network for digits, such as ``mobilenet_v3_small``, with a new last layer.
 
     Args:
         name: a classifier that ``torchvision.models.list_models()`` knows.
