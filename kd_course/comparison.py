@@ -49,8 +49,8 @@ def compare(
 
     Seeds are the outer loop, so an interrupted comparison is still a fair one. With a ``cache`` folder each run is
     written down as soon as it ends, under a name made of all that decides it: the recipe's source and options, the
-    seed, the data, the version of PyTorch. A run found there is not repeated; a recipe edited by one character is. A lock per
-    run lets two notebooks share the folder.
+    seed, the data, the version of PyTorch. A run found there is not repeated; a recipe edited by one character is.
+    A lock per run lets two notebooks share the folder.
 
     Args:
         recipes: by name; options are fixed with ``functools.partial`` and must be plain values (numbers, strings).

@@ -1,7 +1,7 @@
 """Point every badge, bootstrap cell and link of the course at another repository: ``make fork SLUG=you/your-repo``.
 
 The address of the repository lives in ``[project.urls]`` of ``pyproject.toml``. This command reads the old one there
-and rewrites each link to it in the files of this folder, ``pyproject.toml`` last, so that a run that was interrupted
+and rewrites each link to it in the files of this folder, ``pyproject.toml`` last, so that a run which was interrupted
 can be repeated. It needs Python alone.
 """
 
