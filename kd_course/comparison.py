@@ -16,8 +16,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
-import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -58,13 +58,14 @@ def compare(
         data: handed to each recipe. seeds: at least one. cache: a folder, or None. progress: show a bar.
 
     Raises:
-        ValueError: no recipes or seeds, a seed given twice, or a recipe that returns no numbers or
-            other names than before.
-        TypeError: with a cache, an option that is not a plain value.
+        ValueError: no recipes or seeds, a seed given twice, a recipe that returns no numbers, NaN or other names than
+            before, or a damaged file in the cache.
+        TypeError: with a cache, an option that is not a plain value, or a recipe whose source does not tell what it
+            does: a lambda, a function that closes over variables, an object.
     """
     import pandas as pd
 
-    seeds = list(seeds)
+    seeds = [int(seed) for seed in seeds]
     if not recipes or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"compare needs recipes and distinct seeds, not {list(recipes)} and {seeds}")
     data_checksum = fingerprint(data) if cache is not None else ""
@@ -77,13 +78,16 @@ def compare(
                     numbers = _numbers(name, recipe, data, seed)
                 else:
                     numbers = _recall(name, recipe, data, seed, Path(cache), data_checksum)
-                rows.append({"recipe": name, "seed": seed, **numbers})
+                row = {"recipe": name, "seed": seed, **numbers}
+                rows.append(row)
+                if row.keys() != rows[0].keys():
+                    first = sorted(rows[0].keys() - {"recipe", "seed"})
+                    raise ValueError(
+                        f"every recipe must return the same named numbers, but {name!r} returns {sorted(numbers)} "
+                        f"for seed {seed}, and {rows[0]['recipe']!r} returned {first}"
+                    )
                 bar.update()
-    table = pd.DataFrame(rows)
-    if table.isna().any(axis=None):
-        names = {row["recipe"]: sorted(set(row) - {"recipe", "seed"}) for row in rows}
-        raise ValueError(f"every recipe must return the same named numbers, none of them NaN; they return {names}")
-    return table
+    return pd.DataFrame(rows)
 
 
 def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
@@ -97,7 +101,7 @@ def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
         minus baseline, seed by seed) with ``told apart``, true where that interval excludes 0.
 
     Raises:
-        ValueError: no such metric or baseline.
+        ValueError: no such metric or baseline, a single seed, or recipes that ran with different seeds.
     """
     import pandas as pd
 
@@ -105,6 +109,9 @@ def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
     if metric not in runs or baseline not in known:
         raise ValueError(f"no {metric!r} or no {baseline!r} among the columns {list(runs)} and the recipes {known}")
     by_recipe = runs.pivot(index="seed", columns="recipe", values=metric)
+    if by_recipe.isna().any(axis=None):
+        missing = {name: by_recipe.index[by_recipe[name].isna()].tolist() for name in known}
+        raise ValueError(f"pairs need every recipe with every seed; missing: {missing}; run them in one compare()")
     rows = {}
     for name in known:
         own = mean_interval(by_recipe[name])
@@ -120,7 +127,17 @@ def _numbers(name: str, recipe: Recipe, data: Data, seed: int) -> dict[str, floa
     result = recipe(data, seed)
     if not isinstance(result, Mapping) or not result:
         raise ValueError(f"recipe {name!r} must return a dict of named numbers, not {result!r}")
-    return {key: float(value) for key, value in result.items()}
+    if taken := {"recipe", "seed"} & result.keys():
+        raise ValueError(f"recipe {name!r} must not name its numbers {sorted(taken)}: the table has such columns")
+    numbers = {}
+    for key, value in result.items():
+        try:
+            numbers[key] = math.nan if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, RuntimeError):  # None, an array, a tensor of several elements
+            numbers[key] = math.nan
+        if math.isnan(numbers[key]):
+            raise ValueError(f"recipe {name!r} must return numbers, but {key!r} is {value!r} for seed {seed}")
+    return numbers
 
 
 def _recall(name: str, recipe: Recipe, data: Data, seed: int, folder: Path, data_checksum: str) -> dict[str, float]:
@@ -131,12 +148,15 @@ def _recall(name: str, recipe: Recipe, data: Data, seed: int, folder: Path, data
     path = folder / f"{key}.json"
     with FileLock(folder / f"{key}.lock"):
         if path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))["numbers"]
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))["numbers"]
+            except (ValueError, KeyError, TypeError) as error:
+                mend = "delete it, and the run will be done again"
+                raise ValueError(f"{path} is not a readable result ({error!r}); {mend}") from error
         numbers = _numbers(name, recipe, data, seed)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{key}-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"recipe": name, **content, "numbers": numbers}, file, indent=1)
-        os.replace(temporary, path)
+        unfinished = folder / f".{key}.unfinished"  # only the holder of the lock writes it
+        unfinished.write_text(json.dumps({"recipe": name, **content, "numbers": numbers}, indent=1), encoding="utf-8")
+        os.replace(unfinished, path)
         return numbers
 
 
@@ -148,6 +168,13 @@ def _content(recipe: Recipe) -> dict[str, object]:
             raise TypeError(f"options of a cached recipe go by name, not {recipe.args!r}")
         options = {**recipe.keywords, **options}
         recipe = recipe.func
+    if not inspect.isfunction(recipe) or recipe.__name__ == "<lambda>" or recipe.__closure__:
+        raise TypeError(
+            f"a cached recipe must be a function made with def that takes all it needs as options, not {recipe!r}: "
+            "what a lambda, a closure or an object does is not in its source; fix options with functools.partial"
+        )
+    parameters = inspect.signature(recipe).parameters.values()
+    options = {entry.name: entry.default for entry in parameters if entry.default is not entry.empty} | options
     try:
         json.dumps(options)
     except TypeError as error:
@@ -156,10 +183,13 @@ def _content(recipe: Recipe) -> dict[str, object]:
 
 
 def fingerprint(data: Data) -> str:
-    """A checksum of a data set's three splits: pixels, labels, sample numbers and teacher logits."""
+    """A checksum of a data set's three splits: pixels, labels, sample numbers, teacher logits and features."""
     digest = hashlib.sha256(data.name.encode())
     for split in (data.train, data.validation, data.test):
-        tables = [split.images, split.labels, split.indices, split.teacher_logits, *split.teacher_features.values()]
-        for table in tables:
+        tables = {"images": split.images, "labels": split.labels, "indices": split.indices}
+        tables["teacher logits"] = split.teacher_logits
+        tables |= {f"features of {stage}": table for stage, table in split.teacher_features.items()}
+        for name, table in tables.items():
+            digest.update(name.encode())
             digest.update(b"none" if table is None else table.contiguous().numpy().tobytes())
     return digest.hexdigest()[:24]

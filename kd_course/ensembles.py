@@ -47,11 +47,12 @@ def average_probabilities(logits: Tensor, weights: Tensor | None = None, *, temp
     the mean NLL of the members (Jensen).
 
     Args:
-        logits: (M, N, C). weights: (M,), not negative, summing to 1; equal ones if None.
+        logits: (M, N, C). weights: (M,), not negative, summing to 1; equal ones if None. A member with weight 0 takes
+            no part, and its weight gets no gradient.
         temperature: T > 0 at which the probabilities are averaged.
 
     Returns:
-        (N, C).
+        (N, C), in float32 or wider.
 
     Raises:
         ValueError: not (M, N, C), weights that do not fit or do not sum to 1, T ≤ 0.
@@ -60,10 +61,12 @@ def average_probabilities(logits: Tensor, weights: Tensor | None = None, *, temp
     >>> average_probabilities(two).softmax(1)
     tensor([[0.6250, 0.3750]])
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature!r}")
-    log_weights = _weights(logits, weights).log()[:, None, None]  # (M, 1, 1)
-    return temperature * torch.logsumexp(log_weights + F.log_softmax(logits / temperature, dim=2), dim=0)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be a finite number above 0, not {temperature!r}")
+    logits, weights = _checked(logits, weights)
+    log_weights = torch.where(weights > 0, weights, 1).log().masked_fill(weights == 0, -math.inf)  # 0, but never 0/0
+    log_p = F.log_softmax(logits / temperature, dim=2)  # (M, N, C)
+    return temperature * torch.logsumexp(log_weights[:, None, None] + log_p, dim=0)
 
 
 def average_logits(logits: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -78,7 +81,7 @@ def average_logits(logits: Tensor, weights: Tensor | None = None) -> Tensor:
         logits: (M, N, C). weights: (M,), not negative, summing to 1; equal ones if None.
 
     Returns:
-        (N, C).
+        (N, C), in float32 or wider.
 
     Raises:
         ValueError: as :func:`average_probabilities`.
@@ -86,14 +89,13 @@ def average_logits(logits: Tensor, weights: Tensor | None = None) -> Tensor:
     >>> average_logits(torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]]]))
     tensor([[1., 2.]])
     """
-    return torch.einsum("m,mnc->nc", _weights(logits, weights), logits)
+    logits, weights = _checked(logits, weights)
+    return torch.einsum("m,mnc->nc", weights, logits)
 
 
 def combine(logits: Tensor, weights: Tensor | None = None, *, average: Average = "probabilities") -> Tensor:
     """:func:`average_probabilities` at T = 1 or :func:`average_logits`, by name."""
-    if average not in ("probabilities", "logits"):
-        raise ValueError(f"average must be 'probabilities' or 'logits', not {average!r}")
-    return (average_probabilities if average == "probabilities" else average_logits)(logits, weights)
+    return (average_probabilities if _known(average) == "probabilities" else average_logits)(logits, weights)
 
 
 def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabilities", steps: int = 50) -> Tensor:
@@ -113,9 +115,9 @@ def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabili
     Raises:
         ValueError: as :func:`average_probabilities`, or labels of another length.
     """
+    logits, _ = _checked(logits.detach().double(), None)
     if len(labels) != logits.shape[1]:
         raise ValueError(f"{len(labels)} labels do not fit logits {tuple(logits.shape)} of (members, samples, classes)")
-    logits = logits.detach().double()
     a = torch.zeros(len(logits), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([a], max_iter=steps, line_search_fn="strong_wolfe")
 
@@ -158,7 +160,8 @@ class Ensemble(nn.Module):
     Its output (B, C) is logits: for probabilities the logarithm of their mean.
 
     Raises:
-        ValueError: no members, a member in training mode (its dropout would roll dice), or weights that do not fit.
+        ValueError: no members, a member in training mode, whole or in part (its dropout would roll dice), weights that
+            do not fit, or no such average.
 
     >>> ensemble = Ensemble([nn.Flatten().eval(), nn.Flatten().eval()])
     >>> ensemble(torch.tensor([[0.0, 0.0]])).exp()
@@ -171,11 +174,13 @@ class Ensemble(nn.Module):
         super().__init__()
         if not members:
             raise ValueError("an ensemble needs one member at least, and none was given")
-        if training := [number for number, member in enumerate(members) if member.training]:
+        modes = [[part.training for part in member.modules()] for member in members]
+        if training := [number for number, parts in enumerate(modes) if any(parts)]:
             raise ValueError(f"members {training} are in training mode; freeze(member) them first")
         self.members = nn.ModuleList(members)
-        self.register_buffer("weights", _weights(torch.empty(len(members), 1, 1), weights))
-        self.average = average
+        self.register_buffer("weights", _checked(torch.empty(len(members), 1, 1), weights)[1].detach().clone())
+        self.average = _known(average)
+        self.eval()  # a module is born in training mode
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of the ensemble for ``images``."""
@@ -191,19 +196,26 @@ class Ensemble(nn.Module):
         return super().train(False)
 
 
-def _weights(logits: Tensor, weights: Tensor | None) -> Tensor:
-    """The weights (M,), checked against the table of logits."""
+def _known(average: Average) -> Average:
+    if average not in ("probabilities", "logits"):
+        raise ValueError(f"average must be 'probabilities' or 'logits', not {average!r}")
+    return average
+
+
+def _checked(logits: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The table of logits, half precision widened to float32, and weights (M,) that fit it, of its type."""
     if logits.ndim != 3 or not logits.numel():
         raise ValueError(
             f"member logits must be (members, samples, classes), not {tuple(logits.shape)}; use member_logits()"
         )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     members = len(logits)
     if weights is None:
-        return torch.full((members,), 1 / members, dtype=logits.dtype, device=logits.device)
+        return logits, torch.full((members,), 1 / members, dtype=logits.dtype, device=logits.device)
     total = float(weights.detach().sum())
     if weights.shape != (members,) or (weights < 0).any() or not math.isclose(total, 1, abs_tol=1e-4):
         raise ValueError(
             f"{members} members need as many weights, none negative, that sum to 1; "
             f"these have shape {tuple(weights.shape)} and sum to {total:.4g}; try softmax"
         )
-    return weights.to(logits.dtype)
+    return logits, weights.to(logits)

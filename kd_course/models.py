@@ -164,7 +164,7 @@ def backbone(name: str, *, pretrained: bool = False, classes: int = 10, size: in
     """A torchvision network for digits, such as ``mobilenet_v3_small``, with a new last layer.
 
     Args:
-        name: a classifier that ``torchvision.models.list_models()`` knows.
+        name: one of torchvision's image classifiers.
         pretrained: start from ImageNet weights, which torchvision downloads; random ones if False.
         classes: number of logits. size: the digits are enlarged to size × size pixels and repeated on three channels.
 
@@ -172,13 +172,19 @@ def backbone(name: str, *, pretrained: bool = False, classes: int = 10, size: in
         ValueError: no such network, or one whose last layer is not linear.
         OSError: pre-trained weights were asked for and cannot be downloaded.
     """
-    from torchvision.models import get_model, list_models
+    from torchvision import models as zoo
 
-    if name not in list_models():
+    if name not in zoo.list_models(module=zoo):  # the classifiers among them
         raise ValueError(
-            f"torchvision has no network {name!r}; try 'resnet18', 'mobilenet_v3_small' or 'efficientnet_b0'"
+            f"torchvision has no classifier {name!r}; try 'resnet18', 'mobilenet_v3_small' or 'efficientnet_b0'"
         )
-    network = get_model(name, weights="DEFAULT" if pretrained else None)
+    try:
+        network = zoo.get_model(name, weights="DEFAULT" if pretrained else None)
+    except OSError as error:
+        raise OSError(
+            f"the pre-trained weights of {name!r} cannot be downloaded ({error}); "
+            "connect to the network and try again, or start from random weights with pretrained=False"
+        ) from error
     last_name, last = [entry for entry in network.named_modules() if not list(entry[1].children())][-1]
     if not isinstance(last, nn.Linear):
         raise ValueError(f"the last layer of {name!r} is {type(last).__name__}, not Linear; choose another classifier")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+import kd_course
 from kd_course.data import MNIST_SHA256, Data, Split, load_data
 from kd_course.runtime import download_folder
 
@@ -50,3 +52,9 @@ def tiny_split() -> Callable[..., Split]:
         return Split(images, labels, 100 + torch.arange(samples), "tiny")
 
     return make
+
+
+@pytest.fixture
+def package_environment() -> dict[str, str]:
+    """The environment in which another Python process finds the package under test."""
+    return {**os.environ, "PYTHONPATH": str(Path(kd_course.__file__).parents[1])}

@@ -94,34 +94,32 @@ def downloads(tmp_path: Path) -> Path:
 
 
 class Mirror(ThreadingHTTPServer):
-    """A download server that knows some files and remembers what it was asked for."""
+    """A download server that knows some files, sends what ``body`` makes of them, and remembers what it was asked."""
 
     daemon_threads = True
 
-    def __init__(self, archives: dict[str, bytes], before_sending: Callable[[str], object] = lambda name: None) -> None:
+    def __init__(self, archives: dict[str, bytes], body: Callable[[str], bytes] | None = None) -> None:
         mirror = self
         self.asked: list[str] = []
 
         class Answer(BaseHTTPRequestHandler):
             def do_HEAD(self) -> None:  # noqa: N802, the name that http.server calls
-                self.answer(body=False)
+                self.answer(lambda name: b"")
 
             def do_GET(self) -> None:  # noqa: N802
-                self.answer(body=True)
+                self.answer(body or archives.__getitem__)
 
-            def answer(self, *, body: bool) -> None:
+            def answer(self, content: Callable[[str], bytes]) -> None:
                 name = self.path.lstrip("/")
                 mirror.asked.append(f"{self.command} {name}")
                 if name not in archives:
                     self.send_error(404)
                     return
-                if body:
-                    before_sending(name)
+                sent = content(name)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(archives[name])))
                 self.end_headers()
-                if body:
-                    self.wfile.write(archives[name])
+                self.wfile.write(sent)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -304,7 +302,9 @@ def test_an_unknown_data_set_is_refused_with_the_choices(
 
 
 def one_sentence(printed: str) -> bool:
-    return bool(re.fullmatch(r"MNIST is not here \(.+\), so this run uses the 1,797 UCI digits instead;[^.\n]+\.\n", printed))
+    return bool(
+        re.fullmatch(r"MNIST is not here \(.+\), so this run uses the 1,797 UCI digits instead;[^.\n]+\.\n", printed)
+    )
 
 
 @pytest.mark.parametrize("variable", [None, ""], ids=["unset", "empty"])
@@ -387,8 +387,7 @@ def test_a_mirror_that_breaks_off_is_refused_and_leaves_nothing(
     small_mnist: dict[str, bytes], downloads: Path, mirror: Callable[..., Mirror]
 ) -> None:
     archives = zipped(small_mnist)
-    archives.pop(f"{FILES[1]}.gz")
-    mirror(archives)
+    mirror(archives, lambda name: archives[name][: len(archives[name]) // 2])
     with pytest.raises(DataError, match="downloading MNIST failed twice"):
         find_mnist()
     assert not list(downloads.iterdir())
@@ -429,9 +428,7 @@ def test_servers_that_hang_and_names_that_do_not_resolve_are_given_up_in_under_1
         return look_up(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging_look_up)
-    monkeypatch.setattr(
-        MNIST, "mirrors", [hanging_mirror, "https://hangs.invalid/", "http://unknown.invalid/"]
-    )
+    monkeypatch.setattr(MNIST, "mirrors", [hanging_mirror, "https://hangs.invalid/", "http://unknown.invalid/"])
     start = time.monotonic()
     try:
         assert load_data().name == "digits"
@@ -455,25 +452,31 @@ print(json.dumps(data.load_data("mnist", validation_size=0).train.images.sum().i
 
 
 def test_two_processes_that_download_at_once_do_not_harm_each_other(
-    small_mnist: dict[str, bytes], downloads: Path, mirror: Callable[..., Mirror]
+    small_mnist: dict[str, bytes],
+    downloads: Path,
+    mirror: Callable[..., Mirror],
+    package_environment: dict[str, str],
 ) -> None:
     together = threading.Barrier(2)
 
-    def wait_for_the_other(name: str) -> None:
+    archives = zipped(small_mnist)
+
+    def wait_for_the_other(name: str) -> bytes:
         if name.startswith(FILES[0]):
             together.wait(timeout=60)  # so the two downloads do overlap
-        time.sleep(0.05)
+        return archives[name]
 
-    mirror(zipped(small_mnist), wait_for_the_other)
+    mirror(archives, wait_for_the_other)
     told = {"mirrors": MNIST.mirrors, "resources": MNIST.resources, "sha256": data.MNIST_SHA256}
     command = [sys.executable, "-c", LOAD, json.dumps({**told, "folder": str(downloads.parent)})]
-    loading = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    loading = [subprocess.Popen(command, env=package_environment, **pipes) for _ in range(2)]
     try:
         while any(process.poll() is None for process in loading):
             for name, content in small_mnist.items():  # at no moment is there half a file under its own name
                 path = downloads / "raw" / name
                 assert not path.exists() or path.read_bytes() == content
-            time.sleep(0.002)
+            time.sleep(0.005)
         answers = [process.communicate() for process in loading]
     finally:
         for process in loading:
@@ -513,7 +516,11 @@ def test_mnist_has_fixed_sizes_and_disjoint_splits(mnist: Data) -> None:
     assert [len(part) for part in (mnist.train, mnist.validation, mnist.test)] == [55_000, 5_000, 10_000]
     assert torch.cat([mnist.train.indices, mnist.validation.indices]).sort().values.equal(torch.arange(60_000))
     assert mnist.test.indices.equal(torch.arange(10_000))
-    assert [mnist.train.origin, mnist.validation.origin, mnist.test.origin] == ["mnist/train", "mnist/train", "mnist/test"]
+    assert [mnist.train.origin, mnist.validation.origin, mnist.test.origin] == [
+        "mnist/train",
+        "mnist/train",
+        "mnist/test",
+    ]
 
 
 def test_mnist_carries_the_labels_and_images_of_its_rows_in_the_source(mnist: Data) -> None:
@@ -629,9 +636,7 @@ def test_a_shuffle_is_decided_by_its_seed_alone(digits: Data) -> None:
 
 
 @pytest.mark.parametrize("shuffle_seed", [None, 0])
-def test_reading_batches_leaves_the_random_numbers_outside_as_they_were(
-    digits: Data, shuffle_seed: int | None
-) -> None:
+def test_reading_batches_leaves_the_random_numbers_outside_as_they_were(digits: Data, shuffle_seed: int | None) -> None:
     before = torch.get_rng_state()
     list(digits.test.batches(100, shuffle_seed=shuffle_seed))
     assert torch.equal(torch.get_rng_state(), before)
@@ -643,8 +648,12 @@ def test_reading_batches_leaves_the_random_numbers_outside_as_they_were(
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
-        pytest.param(torch.zeros(11, 3), r"\(11, 3\) do not fit 12 samples: expected \(12, classes\)", id="a row short"),
-        pytest.param(torch.zeros(13, 3), r"\(13, 3\) do not fit 12 samples.*predict\(teacher, split\)", id="a row more"),
+        pytest.param(
+            torch.zeros(11, 3), r"\(11, 3\) do not fit 12 samples: expected \(12, classes\)", id="a row short"
+        ),
+        pytest.param(
+            torch.zeros(13, 3), r"\(13, 3\) do not fit 12 samples.*predict\(teacher, split\)", id="a row more"
+        ),
         pytest.param(torch.zeros(12), r"\(12,\) do not fit", id="one dimension"),
         pytest.param(torch.zeros(12, 1, 3), r"\(12, 1, 3\) do not fit", id="three dimensions"),
         pytest.param(torch.zeros(12, 3).fill_(torch.nan), "NaN or infinity", id="NaN"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kd_course.data import Split, to_float
-from kd_course.inference import evaluating, freeze, predict
+from kd_course.inference import evaluating, freeze, predict, predict_features
 from kd_course.models import StudentNet
 from kd_course.runtime import seeded
 
@@ -124,6 +124,59 @@ def test_an_empty_split_is_refused_by_name(tiny_split: Callable[..., Split]) -> 
         predict(with_batch_norm(), empty)
 
 
+# Features of the stages.
+
+
+@pytest.mark.parametrize("batch_size", [4, 500])
+def test_features_are_tables_by_stage_in_row_order_and_the_same_as_layer_by_layer(
+    tiny_split: Callable[..., Split], batch_size: int
+) -> None:
+    with seeded(0):
+        model = StudentNet()
+    split = tiny_split(9)
+    tables = predict_features(model, split, ["stage1", "embedding", "classifier"], batch_size=batch_size)
+    first = model.stage1(to_float(split.images))
+    expected = {"stage1": first, "embedding": model.embedding(model.stage2(first)), "classifier": predict(model, split)}
+    assert list(tables) == list(expected)
+    for stage, table in tables.items():
+        torch.testing.assert_close(table, expected[stage].detach())
+        assert table.dtype == torch.float32 and table.device.type == "cpu" and not table.requires_grad
+
+
+def test_taking_features_leaves_weights_statistics_and_each_modules_mode_alone(
+    tiny_split: Callable[..., Split],
+) -> None:
+    model = with_batch_norm().train()
+    model[2].eval()
+    modes, before = [module.training for module in model.modules()], state(model)
+    tables = predict_features(model, tiny_split(), ["1", "2", "4"])
+    assert same(state(model), before)
+    assert [module.training for module in model.modules()] == modes
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    normalised = nn.functional.batch_norm(tables["1"], torch.zeros(8), torch.ones(8))
+    torch.testing.assert_close(tables["2"], normalised)  # by its running statistics, which are still the first ones
+    torch.testing.assert_close(tables["4"], normalised.relu())  # nothing dropped
+
+
+def test_taking_features_of_a_teacher_does_not_change_the_next_network(tiny_split: Callable[..., Split]) -> None:
+    teacher, before = with_batch_norm(), torch.get_rng_state()
+    predict_features(teacher, tiny_split(), ["1"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_stage_that_is_not_there_is_refused_with_the_stages_there_are(tiny_split: Callable[..., Split]) -> None:
+    with pytest.raises(ValueError, match=r"\['stage3'\].*stages: \['stage1', 'stage2', 'embedding', 'classifier'\]"):
+        predict_features(StudentNet(), tiny_split(), ["stage3"])
+
+
+def test_features_of_an_empty_split_are_refused_by_name(tiny_split: Callable[..., Split]) -> None:
+    with pytest.raises(ValueError, match="0 samples of tiny.*is empty"):
+        predict_features(StudentNet(), tiny_split().subset([]), ["stage1"])
+
+
+# The device.
+
+
 class Recorder(nn.Module):
     """Notes on which device it is asked, and moves there like any network."""
 
@@ -137,7 +190,9 @@ class Recorder(nn.Module):
         return images.flatten(1) @ self.weight
 
 
-OTHER_DEVICES = [name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if there]
+OTHER_DEVICES = [
+    name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if there
+]
 
 
 @pytest.mark.skipif(not OTHER_DEVICES, reason="this machine has no device but the CPU")

@@ -53,7 +53,9 @@ def test_frozen_parameters_count_too() -> None:
     [
         pytest.param(TeacherNet, TEACHER_STAGES, id="TeacherNet"),
         pytest.param(StudentNet, STUDENT_STAGES, id="StudentNet"),
-        pytest.param(lambda: mlp((30, 20), dropout=0.5, input_dropout=0.2), {"stage1": (30,), "stage2": (20,)}, id="mlp"),
+        pytest.param(
+            lambda: mlp((30, 20), dropout=0.5, input_dropout=0.2), {"stage1": (30,), "stage2": (20,)}, id="mlp"
+        ),
     ],
 )
 def test_features_of_every_stage_can_be_extracted_beside_the_logits(

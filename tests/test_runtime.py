@@ -51,7 +51,9 @@ def test_an_empty_variable_counts_as_unset(machine, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
 def test_a_device_that_is_not_here_is_refused_by_name_with_a_mend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=rf"device '{name}' cannot be used here .*pass 'cpu'.*KD_COURSE_DEVICE") as info:
+    with pytest.raises(
+        ValueError, match=rf"device '{name}' cannot be used here .*pass 'cpu'.*KD_COURSE_DEVICE"
+    ) as info:
         pick_device(name)
     assert "\n" not in str(info.value)
     monkeypatch.setenv("KD_COURSE_DEVICE", name)

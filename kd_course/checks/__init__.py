@@ -4,6 +4,8 @@ A check never raises. It knows the classic mistakes of its exercise and calls th
 """
 
 from kd_course.checks._verdict import Verdict
+from kd_course.checks.hinton import best_bias, convert_beta, kd_loss, transfer_objective
+from kd_course.checks.start import compression_ratio, error_reduction
 from kd_course.checks.targets import soft_targets
 from kd_course.checks.temperature import (
     fit_temperature,
@@ -14,9 +16,15 @@ from kd_course.checks.temperature import (
 
 __all__ = [
     "Verdict",
+    "best_bias",
+    "compression_ratio",
+    "convert_beta",
+    "error_reduction",
     "fit_temperature",
+    "kd_loss",
     "soft_target_gradient",
     "soft_targets",
     "temperature_schedule",
     "temperature_softmax",
+    "transfer_objective",
 ]

@@ -25,24 +25,25 @@ def floating_pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, 
     return student, teacher
 
 
-def batch_pair(student: Tensor, teacher: Tensor, what: str, *, ndim: int | None = None) -> tuple[Tensor, Tensor]:
-    """Features of the same samples, of any width each: one floating type, and batches of one size that can form pairs.
+def batch_pair(
+    student: Tensor, teacher: Tensor, what: str, *, ndim: int | None = None, least: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Features of the same samples, of any width each: one floating type, batches of one size, large enough for pairs.
 
     Raises:
-        TypeError: one is not a floating-point tensor. ValueError: the batch sizes differ, or are below two; or the
-            tensors have not ``ndim`` dimensions.
+        TypeError: one is not a floating-point tensor. ValueError: the batch sizes differ, or are below ``least``;
+            or the tensors have not ``ndim`` dimensions.
     """
     student, teacher = _floating(student, teacher, what)
     for role, value in (("student", student), ("teacher", teacher)):
-        if value.ndim < 2 or ndim not in (None, value.ndim) or value[0].numel() == 0:
+        if value.ndim < 2 or ndim not in (None, value.ndim) or 0 in value.shape[1:]:
             wanted = "(batch, dimensions)" if ndim == 2 else "(batch, …)"
             raise ValueError(f"{role} {what} must be {wanted}, not {tuple(value.shape)}; try .flatten(1)")
     if len(student) != len(teacher):
         raise ValueError(f"{len(student)} student {what} and {len(teacher)} teacher {what} must be of the same samples")
-    if len(student) < 2:
-        raise ValueError(
-            f"relations need pairs, but this batch has {len(student)} sample(s); use a batch of two or more"
-        )
+    if len(student) < least:
+        need = "relations need pairs" if least == 2 else "a loss needs samples"
+        raise ValueError(f"{need}, but this batch has {len(student)} sample(s); use a batch of {least} or more")
     return student, teacher
 
 

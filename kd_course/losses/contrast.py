@@ -74,10 +74,11 @@ def nce_loss(positive_log_score: Tensor, negative_log_scores: Tensor, *, samples
 
     Reference: Tian, Krishnan & Isola 2020, *Contrastive Representation Distillation*, arXiv:1910.10699, equation 18.
     """
-    if negative_log_scores.ndim != 2 or positive_log_score.shape != negative_log_scores.shape[:1] or samples < 2:
+    shapes = tuple(positive_log_score.shape), tuple(negative_log_scores.shape)
+    if len(shapes[1]) != 2 or shapes[0] != shapes[1][:1] or 0 in shapes[1] or samples < 2:
         raise ValueError(
-            f"scores must be (B,) and (B, K) over 2 samples or more, not {tuple(positive_log_score.shape)}, "
-            f"{tuple(negative_log_scores.shape)} over {samples}"
+            f"scores must be (B,) and (B, K), B and K at least 1, over 2 samples or more; "
+            f"not {shapes[0]} and {shapes[1]} over {samples}"
         )
     log_noise = math.log(negative_log_scores.shape[1] / samples)  # log(K/M)
     own = F.logsigmoid(positive_log_score - log_noise)  # log h
@@ -108,7 +109,7 @@ class CRDLoss(nn.Module):
         seed: decides projections and banks at the start.
 
     Raises:
-        ValueError: options out of range.
+        ValueError: options out of range, or sample numbers that repeat.
 
     Reference: Tian, Krishnan & Isola 2020, arXiv:1910.10699 (128 dimensions, K = 16,384, τ = 0.07, m = 0.5; their
     code can also leave the anchor's whole class out of the negatives, which this one does not).
@@ -136,6 +137,8 @@ class CRDLoss(nn.Module):
             raise ValueError(f"CRD needs two samples and one negative at least, not {samples} and {negatives}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), not {momentum!r}")
+        if len(sample_indices.unique()) < samples:
+            raise ValueError("sample_indices repeat themselves; pass train.indices (not labels), each number once")
         self.negatives, self.temperature, self.momentum = negatives, positive(temperature, "temperature"), momentum
         row = torch.full((int(sample_indices.max()) + 1,), -1, dtype=torch.long)
         row[sample_indices] = torch.arange(samples)
@@ -156,7 +159,9 @@ class CRDLoss(nn.Module):
         Raises:
             TypeError, ValueError: features that are not floating point or not of one batch, or samples without a row.
         """
-        student_feature, teacher_feature = batch_pair(student_feature, teacher_feature, "features")
+        student_feature, teacher_feature = batch_pair(student_feature, teacher_feature, "features", least=1)
+        if indices.shape != (len(student_feature),):
+            raise ValueError(f"{len(student_feature)} features need as many sample numbers, not {tuple(indices.shape)}")
         rows = self._rows(indices)
         student = unit(self.project_student(student_feature.flatten(1)), dim=1)  # (B, dimension)
         teacher = unit(self.project_teacher(teacher_feature.flatten(1)), dim=1)
@@ -184,8 +189,9 @@ class CRDLoss(nn.Module):
         return rows
 
     def _nce(self, anchor: Tensor, bank: Tensor, candidates: Tensor, *, side: int) -> Tensor:
-        # The banks change in place after the loss is made, so autograd gets rows of its own to keep.
-        scores = torch.einsum("bd,bkd->bk", anchor, bank[candidates]) / self.temperature  # (B, 1 + K)
+        # All B·M scores cost less than fetching K rows per anchor: those alone fill a gigabyte at B = 128, K = 16,384.
+        # The banks change in place after the loss is made, so autograd gets a copy to keep.
+        scores = (anchor @ bank.clone().T).gather(1, candidates) / self.temperature  # (B, 1 + K)
         samples = len(bank)
         if self.log_z[side].isnan():
             with torch.no_grad():

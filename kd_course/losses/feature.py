@@ -108,11 +108,7 @@ def attention_map(feature: Tensor, *, power: float = 2) -> Tensor:
     >>> attention_map(torch.tensor([[[[3.0]], [[4.0]]]]))
     tensor([[1.]])
     """
-    feature, _ = floating_pair(feature, feature, "features")
-    if feature.ndim != 4:
-        raise ValueError(
-            f"an attention map needs (batch, channels, height, width), not {tuple(feature.shape)}; logits have no map"
-        )
+    feature = _maps(feature)
     if not power >= 1:
         raise ValueError(f"power must be 1 or more, not {power!r}")
     return unit(feature.abs().pow(power).sum(1).flatten(1), dim=1)
@@ -158,6 +154,7 @@ def attention_transfer_loss(
         )
     layers = []
     for student, teacher in zip(student_features, teacher_features, strict=True):
+        student, teacher = _maps(student), _maps(teacher)
         if len(student) != len(teacher):
             raise ValueError(f"batches of {len(student)} and {len(teacher)} features must be of the same samples")
         student, teacher = _one_size(student, teacher)
@@ -186,13 +183,21 @@ def layerwise_loss(layer_losses: Sequence[Tensor], weights: Tensor | Sequence[fl
     """
     if not layer_losses:
         raise ValueError("layer_losses is empty; give one loss per layer")
-    losses = torch.stack(list(layer_losses))
     if weights is None:
-        return losses.sum()
-    weights = torch.as_tensor(weights, dtype=losses.dtype, device=losses.device)
-    if weights.shape != losses.shape:
-        raise ValueError(f"{len(losses)} layer losses need as many weights, not {tuple(weights.shape)}")
-    return (weights * losses).sum()
+        weights = [1.0] * len(layer_losses)
+    if len(weights) != len(layer_losses):
+        raise ValueError(f"{len(layer_losses)} layer losses need as many weights, not {len(weights)}")
+    return torch.stack([weight * loss for weight, loss in zip(weights, layer_losses, strict=True)]).sum()
+
+
+def _maps(feature: Tensor) -> Tensor:
+    """``feature`` in float32 or wider, once it is known to be (B, C, H, W)."""
+    feature, _ = floating_pair(feature, feature, "features")
+    if feature.ndim != 4:
+        raise ValueError(
+            f"an attention map needs (batch, channels, height, width), not {tuple(feature.shape)}; logits have no map"
+        )
+    return feature
 
 
 def _one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

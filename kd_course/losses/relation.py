@@ -242,6 +242,6 @@ def _moves(before: Tensor, after: Tensor) -> Tensor:
 def _same_width(first: Tensor, second: Tensor, weight: str) -> None:
     if first.shape != second.shape:
         raise ValueError(
-            f"features of width {first.shape[1]} and {second.shape[1]} cannot be subtracted; "
+            f"features of shape {tuple(first.shape)} and {tuple(second.shape)} cannot be subtracted; "
             f"bring them to one width with a regressor, or set {weight}=0"
         )

@@ -385,7 +385,10 @@ def test_cross_entropy_plus_beta_soft_is_alpha_with_loss_and_learning_rate_scale
 
 @pytest.mark.parametrize(
     ("their_reduction", "hidden_factor"),
-    [pytest.param("batchmean", 4.0**2, id="forgotten T squared"), pytest.param("mean", 4.0**2 * CLASSES, id="and mean")],
+    [
+        pytest.param("batchmean", 4.0**2, id="forgotten T squared"),
+        pytest.param("mean", 4.0**2 * CLASSES, id="and mean"),
+    ],
 )
 def test_a_forgotten_factor_is_a_smaller_beta(their_reduction: str, hidden_factor: float) -> None:
     student, teacher, labels = example()

@@ -1,0 +1,265 @@
+"""The teachers: good enough to learn from, frozen, true to their cards, and refused when a byte differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kd_course import teachers
+from kd_course.data import MNIST_SHA256, Data, Split
+from kd_course.inference import predict
+from kd_course.models import TeacherNet, count_parameters, mlp
+from kd_course.runtime import shipped
+from kd_course.teachers import Recipe, TeacherError, card, load_teacher, publish, teacher_logits, train_teacher
+
+SHIPPED = sorted(path.stem.removeprefix("mnist_") for path in shipped("teachers").glob("mnist_*.json"))
+KINDS = ["weights", "logits"]
+
+
+@pytest.fixture
+def small(tiny_split: Callable[..., Split]) -> Data:
+    """A data set that calls itself MNIST: 24 images to learn from, 8 held out from the same file, 10 to test."""
+    file = replace(tiny_split(32, classes=10), indices=torch.arange(32), origin="mnist/train")
+    test = replace(tiny_split(10, classes=10, seed=1), indices=torch.arange(10), origin="mnist/test")
+    return Data("mnist", "a test", file.subset(range(8, 32)), file.subset(range(8)), test)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the shipped teachers, used instead of them."""
+    copy = tmp_path / "teachers"
+    shutil.copytree(shipped("teachers"), copy, ignore=shutil.ignore_patterns(".*"))
+    monkeypatch.setattr(teachers, "shipped", lambda *parts: tmp_path.joinpath(*parts))
+    teachers._verified.cache_clear()
+    yield copy
+    teachers._verified.cache_clear()
+
+
+def frozen(model: nn.Module) -> bool:
+    return not any(m.training for m in model.modules()) and not any(p.requires_grad for p in model.parameters())
+
+
+def wrong(logits: torch.Tensor, split: Split) -> int:
+    return int((logits.argmax(1) != split.labels).sum())
+
+
+# The teacher of the digits, trained on the spot.
+
+
+def test_the_digits_teacher_is_right_on_95_percent_of_the_test_split_and_frozen(digits: Data) -> None:
+    teacher = load_teacher(digits)
+    assert isinstance(teacher, TeacherNet) and frozen(teacher)
+    assert wrong(predict(teacher, digits.test), digits.test) <= 0.05 * len(digits.test)
+
+
+def test_the_digits_teacher_is_trained_once_and_answers_by_sample(digits: Data) -> None:
+    teacher = load_teacher(digits)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    logits = teacher_logits(digits.test)
+    assert logits.shape == (500, 10) and logits.dtype == torch.float32 and not logits.requires_grad
+    torch.testing.assert_close(logits, predict(teacher, digits.test))
+    torch.testing.assert_close(teacher_logits(digits.test.subset(order)), logits[order])
+    again = load_teacher(digits)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), again.parameters(), strict=True))
+
+
+def test_what_a_learner_does_to_a_teacher_does_not_reach_the_next_one(digits: Data) -> None:
+    teacher = load_teacher(digits)
+    bias = teacher.classifier.bias.detach().clone()
+    try:
+        teacher.train().requires_grad_(True)
+        teacher.classifier.bias.data += 100
+        fresh = load_teacher(digits)
+        assert frozen(fresh) and torch.equal(fresh.classifier.bias, bias)
+    finally:
+        teacher.classifier.bias.data.copy_(bias)
+        teacher.eval().requires_grad_(False)
+
+
+# The shipped teachers.
+
+
+def test_the_mnist_cnn_is_shipped() -> None:
+    assert "cnn" in SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_card_describes_the_files_beside_it(name: str) -> None:
+    described = card(name=name)
+    for kind in KINDS:
+        content = shipped("teachers", f"mnist_{name}.{kind}.safetensors").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == described[f"{kind}_sha256"]
+    assert described["teacher"] == f"mnist {name}"
+    assert described["data_sha256"] == MNIST_SHA256
+    assert described["command"] == f"python -m kd_course.teachers {name} --seed {described['seed']}"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_teacher_is_frozen_and_as_large_as_its_card_says(small: Data, name: str) -> None:
+    before = torch.get_rng_state()
+    teacher = load_teacher(small, name)
+    assert torch.equal(torch.get_rng_state(), before)  # having a teacher does not change the next student
+    assert frozen(teacher) and type(teacher).__name__ == card(name=name)["architecture"]
+    assert count_parameters(teacher) == card(name=name)["parameters"]
+    assert all(parameter.dtype == torch.float32 for parameter in teacher.parameters())
+
+
+def test_the_mnist_cnn_is_right_on_at_least_99_3_percent_by_its_card() -> None:
+    assert 0.993 <= card()["test_accuracy"] < 1
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_errors_on_the_card_are_those_of_the_shipped_logits(mnist: Data, name: str) -> None:
+    described = card(name=name)
+    found = {
+        "mnist/train": wrong(teacher_logits(mnist.train, name), mnist.train),
+        "mnist/train (held out)": wrong(teacher_logits(mnist.validation, name), mnist.validation),
+        "mnist/test": wrong(teacher_logits(mnist.test, name), mnist.test),
+    }
+    assert found == described["errors"]
+    assert described["test_accuracy"] == pytest.approx(1 - found["mnist/test"] / 10_000)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_logits_are_those_of_the_shipped_weights_for_any_samples_in_any_order(
+    mnist: Data, part: str, name: str
+) -> None:
+    split: Split = getattr(mnist, part)
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(5))[:40]
+    some = split.subset(order)
+    logits = teacher_logits(some, name)
+    assert logits.shape == (40, 10) and logits.dtype == torch.float32
+    torch.testing.assert_close(logits, predict(load_teacher(mnist, name), some), rtol=2**-9, atol=0.01)  # float16
+    assert torch.equal(teacher_logits(split, name)[order], logits)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", [0, 0.5, 1], ids=["first byte", "middle", "last byte"])
+def test_a_teacher_with_one_changed_bit_is_refused_by_name(folder: Path, small: Data, kind: str, place: float) -> None:
+    path = folder / f"mnist_cnn.{kind}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[round(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(TeacherError, match=f"{re.escape(str(path))} is not the file its card describes.*restore it"):
+        ask(small, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_that_is_missing_is_named_with_a_mend(folder: Path, small: Data, kind: str) -> None:
+    path = folder / f"mnist_cnn.{kind}.safetensors"
+    path.unlink()
+    with pytest.raises(TeacherError, match=rf"{re.escape(str(path))} is missing.*python -m kd_course\.teachers cnn"):
+        ask(small, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_without_its_card_is_refused(folder: Path, small: Data, kind: str) -> None:
+    (folder / "mnist_cnn.json").unlink()
+    with pytest.raises(TeacherError, match=r"mnist_cnn\.json is missing.*python -m kd_course\.teachers cnn"):
+        ask(small, kind)
+
+
+def ask(data: Data, kind: str) -> object:
+    """Uses the weights or the logits of the shipped CNN."""
+    return load_teacher(data) if kind == "weights" else teacher_logits(data.train)
+
+
+def test_an_intact_copy_is_accepted(folder: Path, small: Data) -> None:
+    assert teacher_logits(small.train).shape == (24, 10)
+    assert load_teacher(small)(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+
+
+def test_the_place_to_restore_a_file_from_is_one_that_git_knows(folder: Path, small: Data) -> None:
+    (folder / "mnist_cnn.weights.safetensors").write_bytes(b"")
+    with pytest.raises(TeacherError, match=r"git checkout -- \S*teachers/mnist_cnn\.weights\.safetensors'"):
+        load_teacher(small)
+
+
+def test_an_unknown_teacher_is_refused_with_the_names_there_are(digits: Data, small: Data) -> None:
+    for call in (lambda: load_teacher(small, "vit"), lambda: teacher_logits(small.train, "vit")):
+        with pytest.raises(ValueError, match="no teacher 'vit' for 'mnist'; there are: cnn, mlp"):
+            call()
+    with pytest.raises(ValueError, match="no teacher 'vit' for 'digits'; there are: cnn, mlp"):
+        load_teacher(digits, "vit")
+
+
+@pytest.mark.parametrize(
+    ("origin", "word"), [("tiny", "'tiny'"), ("cifar/train", "'cifar'"), ("mnist/extra", "extra'"), ("mnist", "'mnist'")]
+)
+def test_a_split_of_unknown_origin_has_no_teacher(small: Data, origin: str, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        teacher_logits(replace(small.train, origin=origin))
+
+
+# Training and publishing.
+
+
+@pytest.fixture
+def quick(small: Data, monkeypatch: pytest.MonkeyPatch) -> Data:
+    """The small data set with a recipe that takes no time."""
+    monkeypatch.setitem(teachers.RECIPES, ("mnist", "cnn"), Recipe(partial(mlp, 8, dropout=0.5), epochs=2, batch_size=8))
+    everything = [small.validation.images, small.train.images], [small.validation.labels, small.train.labels]
+    images, labels = (torch.cat(columns) for columns in everything)
+    file = Split(images, labels, torch.arange(32), "mnist/train")
+    whole = replace(small, train=file, validation=file.subset([]))
+    monkeypatch.setattr(teachers, "load_data", lambda name, validation_size=8: small if validation_size else whole)
+    return small
+
+
+def test_a_teacher_is_trained_by_its_seed_alone_and_frozen(quick: Data) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (train_teacher(quick, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert frozen(first)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+
+
+def test_what_is_published_is_what_is_loaded(quick: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = train_teacher(quick)
+    exact = [parameter.clone() for parameter in teacher.parameters()]
+    described = publish(quick, "cnn", teacher, seed=0, folder=tmp_path / "teachers")
+    monkeypatch.setattr(teachers, "shipped", lambda *parts: tmp_path.joinpath(*parts))
+    teachers._verified.cache_clear()
+    try:
+        loaded = load_teacher(quick)
+        for saved, original in zip(loaded.parameters(), exact, strict=True):
+            assert torch.equal(saved, original.half().float())
+        for part in (quick.train, quick.validation, quick.test):
+            torch.testing.assert_close(teacher_logits(part), predict(loaded, part), rtol=2**-10, atol=1e-6)
+        expected = {
+            "mnist/train": wrong(teacher_logits(quick.train), quick.train),
+            "mnist/train (held out)": wrong(teacher_logits(quick.validation), quick.validation),
+            "mnist/test": wrong(teacher_logits(quick.test), quick.test),
+        }
+    finally:
+        teachers._verified.cache_clear()
+    assert described["errors"] == expected and sum(expected.values()) > 0
+    assert described["test_accuracy"] == pytest.approx(1 - expected["mnist/test"] / 10)
+    assert json.loads((tmp_path / "teachers" / "mnist_cnn.json").read_text(encoding="utf-8")) == described
+
+
+def test_the_command_writes_a_teacher_and_leaves_no_checkpoint(
+    quick: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("sys.argv", ["kd_course.teachers", "cnn", "--seed", "3", "--folder", str(tmp_path / "new")])
+    teachers.main()
+    names = ["mnist_cnn.json", "mnist_cnn.logits.safetensors", "mnist_cnn.weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+    described = json.loads((tmp_path / "new" / "mnist_cnn.json").read_text(encoding="utf-8"))
+    assert json.loads(capsys.readouterr().out) == described
+    assert described["seed"] == 3 and described["command"] == "python -m kd_course.teachers cnn --seed 3"
