@@ -47,8 +47,9 @@ format: $(READY) ## mend with ruff what it can mend
 refresh: $(READY) ## execute all notebooks again and store their outputs and costs
 	$(BIN)/python tools/refresh.py
 
-bench: $(READY) ## measure what the training loop costs
+bench: $(READY) ## measure what the training loop and the losses cost
 	$(BIN)/python tools/bench.py
+	$(BIN)/python tools/bench_losses.py
 
 preflight: $(READY) ## check this machine
 	$(BIN)/python -m kd_course

@@ -16,7 +16,7 @@ from kd_course.runtime import download_folder
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test sees no choice of data set made outside it, and computes on the CPU, the one device with the same bits everywhere."""
+    """No choice of data set made outside reaches a test, and tests compute on the CPU, where bits can be compared."""
     monkeypatch.delenv("KD_COURSE_DATASET", raising=False)
     monkeypatch.setenv("KD_COURSE_DEVICE", "cpu")
 

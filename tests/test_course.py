@@ -1,7 +1,7 @@
 """The lint of the course: the form that every notebook promises, held against what is stored in it.
 
-A rule is a function that takes a lesson and yields its faults, one sentence each. The rules hold for every notebook, and at
-the end of the file each of them is shown to notice a notebook that was broken on purpose.
+A rule is a function that takes a lesson and yields its faults, one sentence each. The rules hold for every notebook,
+and at the end of the file each of them is shown to notice a notebook that was broken on purpose.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def has_exercises(lesson: Lesson) -> Iterator[str]:
         asked = [cell for cell in cells if "solution" not in tags(cell) and re.search(r"\bchecks\.\w+\(", cell.source)]
         places = [cells.index(group[0]) for group in (stubs, asked, solutions) if group]
         if len(places) < 3 or places != sorted(set(places)):
-            yield f"{title}: needs a stub that returns '...', then a check, then a cell tagged 'solution', in this order"
+            yield f"{title}: needs a stub that returns '...', then a check, then a cell tagged 'solution'"
         for check in asked:
             if not any("Not started" in written(output) for output in check.outputs):
                 yield f"{title}: the stored output of {first_line(check)!r} does not say 'Not started'"

@@ -103,10 +103,10 @@ class Mirror(ThreadingHTTPServer):
         self.asked: list[str] = []
 
         class Answer(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:  # noqa: N802, the name that http.server calls
+            def do_HEAD(self) -> None:
                 self.answer(lambda name: b"")
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 self.answer(body or archives.__getitem__)
 
             def answer(self, content: Callable[[str], bytes]) -> None:
@@ -297,7 +297,7 @@ def test_an_unknown_data_set_is_refused_with_the_choices(
 ) -> None:
     if variable:
         monkeypatch.setenv("KD_COURSE_DATASET", variable)
-    with pytest.raises(ValueError, match="'cifar'; choose 'auto', 'mnist' or 'digits'.*KD_COURSE_DATASET"):
+    with pytest.raises(ValueError, match=r"'cifar'; choose 'auto', 'mnist' or 'digits'.*KD_COURSE_DATASET"):
         load_data(argument)
 
 
@@ -408,7 +408,7 @@ def test_the_second_mirror_is_used_where_the_first_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mirror(zipped(small_mnist))
-    monkeypatch.setattr(data, "_answering", functools.partial(data._answering, seconds=0.5))
+    monkeypatch.setattr(data, "_answering", functools.partial(data._answering, seconds=2))
     start = time.monotonic()
     assert intact(find_mnist(), small_mnist)
     assert time.monotonic() - start < 10
@@ -767,7 +767,7 @@ def test_jitter_moves_each_image_by_its_own_amount_of_at_most_two_pixels() -> No
     torch.manual_seed(0)
     found = jitter(images)
     assert found.shape == images.shape
-    sample, channel, row, column = found.nonzero(as_tuple=True)
+    sample, _channel, row, column = found.nonzero(as_tuple=True)
     assert sample.equal(torch.arange(2000))  # still one lit pixel in every image
     shifts = torch.stack([row - 10, column - 15], 1)
     assert shifts.abs().max() == 2

@@ -170,7 +170,7 @@ def test_a_stage_that_is_not_there_is_refused_with_the_stages_there_are(tiny_spl
 
 
 def test_features_of_an_empty_split_are_refused_by_name(tiny_split: Callable[..., Split]) -> None:
-    with pytest.raises(ValueError, match="0 samples of tiny.*is empty"):
+    with pytest.raises(ValueError, match=r"0 samples of tiny.*is empty"):
         predict_features(StudentNet(), tiny_split().subset([]), ["stage1"])
 
 

@@ -83,8 +83,7 @@ def test_a_seeded_block_leaves_the_random_numbers_outside_as_they_were() -> None
 def test_a_seeded_block_puts_the_random_numbers_back_after_an_error() -> None:
     before = torch.get_rng_state()
     with pytest.raises(KeyError), seeded(0):
-        torch.rand(1)
-        raise KeyError
+        raise KeyError(torch.rand(1))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -198,7 +198,8 @@ def test_an_unknown_teacher_is_refused_with_the_names_there_are(digits: Data, sm
 
 
 @pytest.mark.parametrize(
-    ("origin", "word"), [("tiny", "'tiny'"), ("cifar/train", "'cifar'"), ("mnist/extra", "extra'"), ("mnist", "'mnist'")]
+    ("origin", "word"),
+    [("tiny", "'tiny'"), ("cifar/train", "'cifar'"), ("mnist/extra", "extra'"), ("mnist", "'mnist'")],
 )
 def test_a_split_of_unknown_origin_has_no_teacher(small: Data, origin: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):
@@ -211,7 +212,8 @@ def test_a_split_of_unknown_origin_has_no_teacher(small: Data, origin: str, word
 @pytest.fixture
 def quick(small: Data, monkeypatch: pytest.MonkeyPatch) -> Data:
     """The small data set with a recipe that takes no time."""
-    monkeypatch.setitem(teachers.RECIPES, ("mnist", "cnn"), Recipe(partial(mlp, 8, dropout=0.5), epochs=2, batch_size=8))
+    recipe = Recipe(partial(mlp, 8, dropout=0.5), epochs=2, batch_size=8)
+    monkeypatch.setitem(teachers.RECIPES, ("mnist", "cnn"), recipe)
     everything = [small.validation.images, small.train.images], [small.validation.labels, small.train.labels]
     images, labels = (torch.cat(columns) for columns in everything)
     file = Split(images, labels, torch.arange(32), "mnist/train")

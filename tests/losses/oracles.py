@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import kd_course
 from kd_course.data import Batch, Split, jitter
 from kd_course.models import StudentNet
 from kd_course.training import fit
@@ -241,9 +243,10 @@ def name(function: Callable) -> str:
     return function.__name__
 
 
-def close(value: Tensor | float, expected: Tensor | float) -> bool:
+def close(value: Tensor, expected: Tensor | float) -> bool:
     """Equal to nine digits, or both nothing."""
-    return float(value) == pytest.approx(float(expected), rel=1e-9, abs=1e-13)
+    expected = expected.item() if isinstance(expected, Tensor) else expected
+    return value.item() == pytest.approx(expected, rel=1e-9, abs=1e-13)
 
 
 def gradient(loss: Loss, student: Tensor, *rest: Any, **options: Any) -> Tensor:
@@ -275,18 +278,26 @@ def graph_size(value: Tensor) -> int:
 
 
 def peak_megabytes(setup: str, work: str) -> float:
-    """By how much ``work`` raised the memory of a fresh process at most, in MiB; or a little more, never less."""
-    pytest.importorskip("resource", reason="this system does not tell a process its peak memory")
+    """By how much ``work`` raised the memory of a fresh process at most, in MiB; or a little more, never less.
+
+    Read from the kernel's own peak of that process. (``resource.getrusage`` would pass on the peak of its parent.)
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file() or "VmHWM" not in status.read_text():
+        pytest.skip("this system does not tell a process its peak memory")
     code = f"""
-import resource, sys, psutil, torch
+import torch
 torch.set_num_threads(1)
+def kibibytes(field):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(field))
 {setup}
-before = psutil.Process().memory_info().rss
+before = kibibytes("VmRSS")
 {work}
-unit = 1 if sys.platform == "darwin" else 1024
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before) / 2**20)
+print((kibibytes("VmHWM") - before) / 2**10)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    root = Path(kd_course.__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return float(run.stdout)
 

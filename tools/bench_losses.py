@@ -1,0 +1,208 @@
+"""What each loss costs, forward and backward, beside a plain vectorised reading of its formula: ``make bench``.
+
+The plain readings are what one would write down first: right on ordinary numbers, without the checks, the widening of
+half precision and the care at zeros of the package. A ratio near 1 says that this care is all but free. Both are held
+to one value. Times are medians of processor time on one thread over rounds that run both once, in turn; the ratio is
+that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kd_course import losses
+from kd_course.runtime import seeded, threads
+
+BATCH = 128
+SHAPES = {"logits": (10,), "embeddings": (128,), "maps": (32, 7, 7)}
+SAMPLES, NEGATIVES = 5_000, 1_024  # of CRD's banks
+LABELS = torch.arange(BATCH) % 10
+NUMBERS = torch.arange(BATCH)
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def soft_target(s: Tensor, t: Tensor) -> Tensor:
+    """T²·KL of softened probabilities, T = 4."""
+    p, q = F.softmax(s / 4, 1), F.softmax(t / 4, 1)
+    return 16 * (q * (q / p).log()).sum(1).mean()
+
+
+def kd(s: Tensor, t: Tensor) -> Tensor:
+    """0.1·CE + 0.9·T²·KL."""
+    return 0.1 * F.cross_entropy(s, LABELS) + 0.9 * soft_target(s, t)
+
+
+def mean_square(s: Tensor, t: Tensor) -> Tensor:
+    """Mean of squared differences."""
+    return (s - t).pow(2).mean()
+
+
+def probability_mean_square(s: Tensor, t: Tensor) -> Tensor:
+    """The same between softened probabilities."""
+    return mean_square(F.softmax(s / 4, 1), F.softmax(t / 4, 1))
+
+
+def hint(s: Tensor, t: Tensor) -> Tensor:
+    """½·‖s - t‖², mean over the batch."""
+    return (s - t).pow(2).flatten(1).sum(1).mean() / 2
+
+
+def attention_transfer(s: Tensor, t: Tensor) -> Tensor:
+    """Mean squared difference of attention maps."""
+    return mean_square(*(F.normalize(f.pow(2).mean(1).flatten(1)) for f in (s, t)))
+
+
+def rkd_distance(s: Tensor, t: Tensor) -> Tensor:
+    """Huber of distances over their mean."""
+    distances = [(f[:, None] - f[None]).norm(dim=2) for f in (s, t)]
+    return F.smooth_l1_loss(*(d / d[d > 0].mean() for d in distances))
+
+
+def rkd_angle(s: Tensor, t: Tensor) -> Tensor:
+    """Huber of the cosines at every vertex."""
+    directions = [F.normalize(f[None] - f[:, None], dim=2) for f in (s, t)]
+    return F.smooth_l1_loss(*(torch.bmm(e, e.transpose(1, 2)) for e in directions))
+
+
+def similarity_preserving(s: Tensor, t: Tensor) -> Tensor:
+    """Mean squared difference of row-normalised Gram matrices."""
+    return mean_square(*(F.normalize(f.flatten(1) @ f.flatten(1).T) for f in (s, t)))
+
+
+def correlation_congruence(s: Tensor, t: Tensor) -> Tensor:
+    """Mean squared difference of the kernels to second order, γ = 0.4."""
+    cosines = [F.normalize(f) @ F.normalize(f).T for f in (s, t)]
+    return mean_square(*(math.exp(-0.8) * (1 + 0.8 * c + 0.32 * c.pow(2)) for c in cosines))
+
+
+def irg(s: Tensor, t: Tensor) -> Tensor:
+    """Vertices and edges of one layer."""
+    squares = [(f[:, None] - f[None]).pow(2).sum(2) for f in (s, t)]
+    return (s - t).pow(2).sum(1).mean() + mean_square(*(d / d.max() for d in squares))
+
+
+def pkt(s: Tensor, t: Tensor) -> Tensor:
+    """KL of the probabilities to be picked as a neighbour."""
+    similar = [1 + F.normalize(f) @ F.normalize(f).T for f in (s, t)]
+    p, q = (matrix / matrix.sum(1, keepdim=True) for matrix in similar)
+    return (q * (q / p).log()).sum(1).mean()
+
+
+def info_nce(s: Tensor, t: Tensor) -> Tensor:
+    """-log of the own share, τ = 0.1."""
+    powers = (F.normalize(s) @ F.normalize(t).T / 0.1).exp()
+    return -(powers.diagonal() / powers.sum(1)).log().mean()
+
+
+class PlainCRD(nn.Module):
+    """CRD with the rows of every candidate fetched from the bank, and exponentials as printed."""
+
+    def __init__(self, crd: losses.CRDLoss) -> None:
+        super().__init__()
+        self.layers, self.temperature = [crd.project_student, crd.project_teacher], crd.temperature
+        self.banks = [crd.student_bank.clone(), crd.teacher_bank.clone()]
+        self.z = [None, None]
+
+    def forward(self, s: Tensor, t: Tensor) -> Tensor:
+        """Both anchors, then the banks."""
+        v = [F.normalize(layer(f)) for layer, f in zip(self.layers, (s, t), strict=True)]
+        others = torch.randint(SAMPLES - 1, (BATCH, NEGATIVES))
+        rows = torch.cat([NUMBERS[:, None], others + (others >= NUMBERS[:, None])], 1)
+        loss = 0
+        for side in (0, 1):
+            powers = (torch.bmm(self.banks[1 - side][rows], v[side][:, :, None])[:, :, 0] / self.temperature).exp()
+            self.z[side] = self.z[side] or powers.mean().item() * SAMPLES
+            p, noise = powers / self.z[side], NEGATIVES / SAMPLES
+            h = p / (p + noise)
+            loss = loss - (h[:, 0].log() + (1 - h[:, 1:]).log().sum(1)).mean()
+        for bank, new in zip(self.banks, v, strict=True):
+            bank[NUMBERS] = F.normalize(0.5 * bank[NUMBERS] + 0.5 * new.detach())
+        return loss
+
+
+def pairs() -> dict[str, tuple[Loss, Loss, str]]:
+    """Name of a loss: the package's, the plain reading, the kind of input."""
+    with seeded(0):
+        crd = losses.CRDLoss(128, 128, torch.arange(SAMPLES), negatives=NEGATIVES)
+    return {
+        "soft_target_loss": (partial(losses.soft_target_loss, temperature=4), soft_target, "logits"),
+        "kd_loss": (lambda s, t: losses.kd_loss(s, t, LABELS, temperature=4, alpha=0.9), kd, "logits"),
+        "logit_mse_loss": (losses.logit_mse_loss, mean_square, "logits"),
+        "probability_mse_loss": (
+            partial(losses.probability_mse_loss, temperature=4),
+            probability_mean_square,
+            "logits",
+        ),
+        "regression_kd_loss": (losses.regression_kd_loss, mean_square, "logits"),
+        "hint_loss": (losses.hint_loss, hint, "maps"),
+        "attention_transfer_loss": (
+            lambda s, t: losses.attention_transfer_loss([s], [t]),
+            attention_transfer,
+            "maps",
+        ),
+        "similarity_preserving_loss": (losses.similarity_preserving_loss, similarity_preserving, "maps"),
+        "rkd_distance_loss": (losses.rkd_distance_loss, rkd_distance, "embeddings"),
+        "rkd_angle_loss": (losses.rkd_angle_loss, rkd_angle, "embeddings"),
+        "correlation_congruence_loss": (losses.correlation_congruence_loss, correlation_congruence, "embeddings"),
+        "irg_loss": (losses.irg_loss, irg, "embeddings"),
+        "pkt_loss": (losses.pkt_loss, pkt, "embeddings"),
+        "info_nce_loss": (partial(losses.info_nce_loss, temperature=0.1), info_nce, "embeddings"),
+        f"CRDLoss, {NEGATIVES:,} of {SAMPLES:,}": (lambda s, t: crd(s, t, NUMBERS), PlainCRD(crd), "embeddings"),
+    }
+
+
+def seconds(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[float, float]:
+    """Value of the loss, and the time of forward and backward."""
+    student.grad = None
+    with seeded(0):  # the same negatives for both
+        start = time.process_time()
+        value = loss(student, teacher)
+        value.backward()
+        return value.item(), time.process_time() - start
+
+
+def compare(ours: Loss, plain: Loss, shape: tuple[int, ...], count: int) -> tuple[float, float]:
+    """Median milliseconds of either, over ``count`` rounds after two that do not count."""
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(shape, generator=generator).requires_grad_()
+    teacher = torch.randn(shape, generator=generator)
+    times: dict[Loss, list[float]] = {ours: [], plain: []}
+    for number in range(-2, count):
+        values = {}
+        for loss in (ours, plain) if number % 2 else (plain, ours):
+            values[loss], spent = seconds(loss, student, teacher)
+            if number >= 0:
+                times[loss].append(1000 * spent)
+        if not math.isclose(values[ours], values[plain], rel_tol=1e-3):
+            raise RuntimeError(f"the loss is {values[ours]} and its plain reading {values[plain]}; they must agree")
+    return statistics.median(times[ours]), statistics.median(times[plain])
+
+
+def main() -> None:
+    """Time every loss beside its plain reading and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30, help="rounds to take the median over (default: %(default)s)")
+    count = parser.parse_args().rounds
+
+    print(f"losses, forward and backward, batch {BATCH}: processor time on one thread, medians of {count} rounds")
+    print(f"  {'loss':<30}{'input':<24}{'ms':>8}{'plain':>9}{'ratio':>7}")
+    with threads(1):
+        for name, (ours, plain, kind) in pairs().items():
+            shape = (BATCH, *SHAPES[kind])
+            median, plain_median = compare(ours, plain, shape, count)
+            label = f"{kind} {shape}"
+            print(f"  {name:<30}{label:<24}{median:8.2f}{plain_median:9.2f}{median / plain_median:7.2f}")
+
+
+if __name__ == "__main__":
+    main()
