@@ -169,7 +169,10 @@ class Split:
             order = SequentialSampler(dataset)
         else:
             order = RandomSampler(dataset, generator=torch.Generator().manual_seed(shuffle_seed))
-        for columns in DataLoader(dataset, batch_size=None, sampler=BatchSampler(order, batch_size, False)):
+        batches = BatchSampler(order, batch_size, drop_last=False)
+        # A generator of its own, or each new loader would draw a number from the global one.
+        loader = DataLoader(dataset, batch_size=None, sampler=batches, generator=torch.Generator())
+        for columns in loader:
             images, labels, indices, logits, *tables = (column.to(device) for column in columns)
             features = dict(zip(self.teacher_features, tables, strict=True))
             yield Batch(to_float(images), labels, indices, logits if logits.shape[1] else None, features)
@@ -239,7 +242,7 @@ def load_data(name: str | None = None, *, validation_size: int | None = None) ->
     try:
         return _mnist(find_mnist(), validation_size)
     except DataError as error:
-        if name == "mnist" or "KD_COURSE_DATA" in os.environ:
+        if name == "mnist" or os.environ.get("KD_COURSE_DATA"):
             raise
         print(f"MNIST is not here ({error}), so this run uses the 1,797 UCI digits instead; every idea works the same.")
         return _digits("UCI digits, resized to 28×28, in MNIST's place", validation_size)
@@ -301,7 +304,8 @@ def _download(raw: Path) -> Path:
     """
     from torchvision.datasets import MNIST
 
-    if not _answering(MNIST.mirrors):
+    mirrors = _answering(MNIST.mirrors)
+    if not mirrors:
         raise DataError("no MNIST files on this machine and no download server answers")
     raw.parent.mkdir(parents=True, exist_ok=True)
     patience = socket.getdefaulttimeout()
@@ -311,7 +315,7 @@ def _download(raw: Path) -> Path:
             try:
                 socket.setdefaulttimeout(10)  # torchvision's own download waits for ever
                 with redirect_stdout(io.StringIO()):
-                    MNIST(folder, download=True)
+                    type("MNIST", (MNIST,), {"mirrors": mirrors})(folder, download=True)  # the class names the folder
                 fetched = Path(folder, "MNIST", "raw")
                 if not (faults := _faults(fetched)):
                     raw.mkdir(exist_ok=True)
@@ -320,7 +324,7 @@ def _download(raw: Path) -> Path:
                     return raw
                 fault = "; ".join(faults)
             except (OSError, RuntimeError) as error:
-                fault = error
+                fault = " ".join(str(error).split())
             finally:
                 socket.setdefaulttimeout(patience)
     raise DataError(f"downloading MNIST failed twice: {fault}")
@@ -364,7 +368,7 @@ def _read_mnist(raw: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _mnist(raw: Path, validation_size: int | None) -> Data:
-    place = "the folder in KD_COURSE_DATA" if "KD_COURSE_DATA" in os.environ else "this computer"
+    place = "the folder in KD_COURSE_DATA" if os.environ.get("KD_COURSE_DATA") else "this computer"
     files = _read_mnist(raw)
     splits = {
         part: Split(images, labels, torch.arange(len(labels)), f"mnist/{part}")

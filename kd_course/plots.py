@@ -68,7 +68,7 @@ def show_digits(images: Tensor, titles: Sequence[str] | None = None, *, columns:
 
 def draw_digit(ax: Axes, image: Tensor, title: str = "") -> Axes:
     """One digit (1, 28, 28), dark on light."""
-    ax.imshow(image.squeeze(0), cmap="Greys", interpolation="nearest")
+    ax.imshow(image.squeeze(0).numpy(), cmap="Greys", interpolation="nearest")
     ax.set_title(title, fontsize=11, loc="center")
     ax.axis("off")
     return ax
@@ -110,7 +110,7 @@ def heatmap(
 ) -> Axes:
     """A small matrix with its numbers written in; the colour repeats what the number says."""
     ax = ax or plt.figure(figsize=(6.4, 5.4)).gca()
-    image = ax.imshow(values, cmap="cividis")
+    image = ax.imshow(values.numpy(), cmap="cividis")
     middle = (float(values.min()) + float(values.max())) / 2
     rows, columns = values.shape
     for row in range(rows):

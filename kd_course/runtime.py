@@ -19,7 +19,7 @@ def pick_device(name: str | None = None) -> torch.device:
     Raises:
         ValueError: the device asked for is not one PyTorch knows, or is not on this machine.
     """
-    name = name or os.environ.get("KD_COURSE_DEVICE")
+    name = name or os.environ.get("KD_COURSE_DEVICE") or None
     if name is None:
         if torch.cuda.is_available():
             return torch.device("cuda")

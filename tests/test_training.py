@@ -454,7 +454,7 @@ def test_a_finished_training_is_not_trained_again(tiny_split: MakeSplit, tmp_pat
 
 @pytest.mark.parametrize("steps", [4, 7, 10, 13])
 def test_patience_counts_on_through_an_interruption(tiny_split: MakeSplit, tmp_path: Path, steps: int) -> None:
-    marks, options = (5, 3, 4, 4, 1, 0), {"epochs": 6, "monitor": "nll", "patience": 3}
+    marks, options = (5, 3, 4, 4, 4, 0), {"epochs": 6, "monitor": "nll", "patience": 3}
     whole, all_marks = network(), Marks(*marks)
     expected = quietly(whole, cross_entropy, tiny_split(), evaluate=all_marks, **options)
     before, checkpoint = Marks(*marks), tmp_path / "run.pt"

@@ -79,7 +79,7 @@ def ask_tensor(attempt: Callable[..., Any], *arguments: Any, shape: tuple[int, .
 
 def close(answer: Tensor, expected: Tensor | float, tolerance: float = 1e-5) -> bool:
     """Whether two tensors agree within ``tolerance``, absolutely and relatively; NaN agrees with nothing."""
-    expected = torch.as_tensor(expected, dtype=answer.dtype)
+    answer, expected = answer.double(), torch.as_tensor(expected).double()
     return bool(torch.allclose(answer, expected.expand_as(answer), rtol=tolerance, atol=tolerance))
 
 

@@ -168,10 +168,8 @@ def regression_kd_loss(
     if margin is None:
         imitation = F.mse_loss(student, teacher)
     else:
-        outputs = tuple(range(1, error.ndim))
-        teacher_error = (teacher - targets).square()
-        behind = error.sum(outputs, keepdim=True) + margin > teacher_error.sum(outputs, keepdim=True)
-        imitation = (error * behind).mean()
+        own, bound = (each.reshape(len(each), -1).sum(1) for each in (error, (teacher - targets).square()))  # (B,)
+        imitation = error[own + margin > bound].sum() / error.numel()
     return (1 - alpha) * error.mean() + alpha * imitation
 
 
@@ -195,7 +193,8 @@ def standardize_logits(logits: Tensor) -> Tensor:
     tensor([[-1.,  0.,  1.]])
     """
     logits, _ = logit_pair(logits, logits)
-    centred = logits - logits.mean(dim=1, keepdim=True)
+    shifted = logits - logits[:, :1]  # so that a constant row is exactly 0
+    centred = shifted - shifted.mean(dim=1, keepdim=True)
     variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
     return centred / torch.where(variance > 0, variance, 1).sqrt()
 
@@ -206,6 +205,8 @@ def _labelled(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, classes = logits.shape
     if labels is None:
         raise ValueError("labels are needed at alpha < 1; pass them, or set alpha=1 for unlabelled data")
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor of class numbers, not {type(labels).__name__}; use torch.tensor(…)")
     if labels.is_floating_point() or labels.shape != (batch,):
         raise ValueError(
             f"labels must be {batch} whole class numbers of shape ({batch},), "
