@@ -287,6 +287,18 @@ def test_neither_the_name_nor_the_order_of_options_is(data: Data, tmp_path: Path
     assert ran({"b": partial(scratch, label="x", offset=2.0)}, data, tmp_path) == 0
     assert ran({"c": partial(partial(scratch, offset=1.0, label="x"), offset=2.0)}, data, tmp_path) == 0
     assert ran({"d": distilled, "e": distilled}, data, tmp_path) == 2  # two names for one thing
+    assert ran({"f": partial(scratch, label={"x": 1, "y": 2})}, data, tmp_path) == 2
+    assert ran({"g": partial(scratch, label={"y": 2, "x": 1})}, data, tmp_path) == 0
+
+
+def test_the_last_word_on_an_option_counts(data: Data, tmp_path: Path) -> None:
+    first = partial(scratch, offset=1.0)
+    first.note = "with this, Python keeps the two partials apart"
+    last = partial(first, offset=2.0)
+    assert isinstance(last.func, partial)
+    assert ran({"a": partial(scratch, offset=2.0)}, data, tmp_path) == 2
+    assert ran({"b": last}, data, tmp_path) == 0
+    assert ran({"c": first}, data, tmp_path) == 2
 
 
 def test_a_default_left_out_is_a_default_spelled_out(data: Data, tmp_path: Path) -> None:

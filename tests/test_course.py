@@ -63,38 +63,50 @@ class Lesson:
         return [cell for cell in self.cells if cell.cell_type == "code" and cell.source.strip()]
 
     @property
-    def headings(self) -> list[tuple[int, str]]:
-        """Level and text of every heading, in order."""
-        lines = [line for cell in self.cells if cell.cell_type == "markdown" for line in unfenced(cell.source)]
-        return [(len(found[1]), found[2]) for line in lines if (found := re.match(r"(#{1,6}) +(.*)", line))]
-
-    def section(self, title: str) -> list[NotebookNode]:
-        """The cells from the heading ``## title`` to the next one of its level."""
-        starts = [place for place, cell in enumerate(self.cells) if heading_of(cell).startswith("## ")]
-        for start, end in zip(starts, [*starts[1:], len(self.cells)], strict=True):
-            if heading_of(self.cells[start]) == f"## {title}":
-                return self.cells[start:end]
-        return []
+    def flow(self) -> list[NotebookNode | str]:
+        """The lesson as it is read: code cells, and markdown cut into pieces that begin at a heading."""
+        pieces: list[NotebookNode | str] = []
+        for cell in self.cells:
+            if cell.cell_type == "markdown":
+                pieces += re.split(r"^(?=#{1,6} )", "\n".join(unfenced(cell.source)), flags=re.MULTILINE)
+            elif cell.source.strip():
+                pieces.append(cell)
+        return [piece for piece in pieces if piece]
 
     @property
-    def exercises(self) -> dict[str, list[NotebookNode]]:
-        """The code cells of each exercise, by its heading: what stands between it and the next heading."""
-        found: dict[str, list[NotebookNode]] = {}
+    def headings(self) -> list[tuple[int, str]]:
+        """Level and text of every heading, in order."""
+        found = [re.match(r"(#{1,6}) +(.*)", piece) for piece in self.flow if isinstance(piece, str)]
+        return [(len(heading[1]), heading[2].strip()) for heading in found if heading]
+
+    def below(self, heading: str, levels: int) -> dict[str, list[NotebookNode | str]]:
+        """What stands below each heading that matches, up to the next one of ``levels`` signs or fewer."""
+        found: dict[str, list[NotebookNode | str]] = {}
         title = None
-        for cell in self.cells:
-            if heading := heading_of(cell):
-                title = heading.removeprefix("### ") if re.match(r"### Exercise \w+ · \S", heading) else None
+        for piece in self.flow:
+            if isinstance(piece, str) and re.match(rf"#{{1,{levels}}} ", piece):
+                first = piece.splitlines()[0].strip()
+                title = first if re.fullmatch(heading, first) else None
                 if title:
                     found[title] = []
-            elif title and cell.cell_type == "code":
-                found[title].append(cell)
+            if title:
+                found[title].append(piece)
         return found
 
+    def section(self, title: str) -> list[NotebookNode | str]:
+        return next(iter(self.below(f"## {title}", 2).values()), [])
 
-def heading_of(cell: NotebookNode) -> str:
-    """The first heading of a markdown cell, with its signs; empty if there is none."""
-    lines = unfenced(cell.source) if cell.cell_type == "markdown" else []
-    return next((line.strip() for line in lines if re.match(r"#{1,6} ", line)), "")
+    @property
+    def exercises(self) -> dict[str, list[NotebookNode | str]]:
+        return self.below(r"### Exercise \w+ · \S.*", 3)
+
+
+def code_in(pieces: list[NotebookNode | str]) -> list[NotebookNode]:
+    return [piece for piece in pieces if not isinstance(piece, str)]
+
+
+def text_in(pieces: list[NotebookNode | str]) -> str:
+    return "\n".join(piece for piece in pieces if isinstance(piece, str))
 
 
 def unfenced(markdown: str) -> list[str]:
@@ -128,8 +140,9 @@ def written(output: NotebookNode) -> str:
 
 
 def code_lines(cell: NotebookNode) -> int:
-    """Lines that are neither empty nor a comment."""
-    return sum(1 for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#"))
+    """Lines that are neither empty nor a comment nor the bootstrap."""
+    lines = cell.source.removeprefix(BOOTSTRAP).splitlines()
+    return sum(1 for line in lines if line.strip() and not line.strip().startswith("#"))
 
 
 # --- the rules ------------------------------------------------------------------------------------------------------
@@ -221,7 +234,8 @@ def has_exercises(lesson: Lesson) -> Iterator[str]:
     wanted = 2 if lesson.number == "00" else 4
     if len(lesson.exercises) < wanted:
         yield f"{len(lesson.exercises)} exercises '### Exercise N · title'; {wanted} at least"
-    for title, cells in lesson.exercises.items():
+    for title, pieces in lesson.exercises.items():
+        cells = code_in(pieces)
         stubs = [cell for cell in cells if "solution" not in tags(cell) and is_stub(cell)]
         solutions = [cell for cell in cells if "solution" in tags(cell)]
         asked = [cell for cell in cells if "solution" not in tags(cell) and re.search(r"\bchecks\.\w+\(", cell.source)]
@@ -246,7 +260,7 @@ def is_stub(cell: NotebookNode) -> bool:
 
 @rule
 def folds_its_solutions(lesson: Lesson) -> Iterator[str]:
-    inside = [cell for cells in lesson.exercises.values() for cell in cells]
+    inside = [cell for pieces in lesson.exercises.values() for cell in code_in(pieces)]
     for cell in lesson.code:
         if "solution" in tags(cell) or cell.source.startswith("# Solution"):
             if "solution" not in tags(cell) or not cell.metadata.get("jupyter", {}).get("source_hidden"):
@@ -257,9 +271,8 @@ def folds_its_solutions(lesson: Lesson) -> Iterator[str]:
 
 @rule
 def has_hints(lesson: Lesson) -> Iterator[str]:
-    text = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
-    for title, body in re.findall(r"^### (Exercise [^\n]*)\n(.*?)(?=^#{1,3} |\Z)", text, re.MULTILINE | re.DOTALL):
-        if body.count("<summary>Hint") < 2:
+    for title, pieces in lesson.exercises.items():
+        if text_in(pieces).count("<summary>Hint") < 2:
             yield f"{title}: fewer than two folded hints"
 
 
@@ -274,7 +287,7 @@ def holds_a_claim_to_account(lesson: Lesson) -> Iterator[str]:
     own = [python(cell.source) for cell in lesson.code if "solution" not in tags(cell)]
     if not any(isinstance(node, ast.Assert) for tree in own for node in ast.walk(tree)):
         yield "no cell outside the solutions asserts anything"
-    if not any(cell.outputs for cell in lesson.section("Claim and measurement") if cell.cell_type == "code"):
+    if not any(cell.outputs for cell in code_in(lesson.section("Claim and measurement"))):
         yield "the table of claims must be made by a code cell, from what was measured"
 
 
@@ -283,7 +296,7 @@ def closes_with_its_four_sections(lesson: Lesson) -> Iterator[str]:
     found = [text for level, text in lesson.headings if level == 2 and text in SECTIONS]
     if found != list(SECTIONS):
         yield f"the closing sections are {found}, not {list(SECTIONS)}"
-    answers = sum(cell.source.count("<details>") for cell in lesson.section("Quiz") if cell.cell_type == "markdown")
+    answers = text_in(lesson.section("Quiz")).count("<details>")
     if answers != 5:
         yield f"the quiz has {answers} folded answers, not 5"
 
@@ -431,10 +444,11 @@ def specimen() -> Lesson:
         code("assert 1 < 2", metadata={"tags": ["nbval-check-output"]}),
     ]
     for number in range(1, 5):
+        section = "## 2 · Exercises\n\nTurn everything.\n\n" if number == 1 else ""
         solution = f"# Solution {number}\ndef solution(x):\n    return 1 / x\n\n\nassert checks.invert(solution)"
         hints = "<details><summary>Hint 1</summary>a</details>\n<details><summary>Hint 2</summary>b</details>"
         cells += [
-            text(f"### Exercise {number} · Turn it round\n\n{hints}"),
+            text(f"{section}### Exercise {number} · Turn it round\n\n{hints}"),
             code("def invert(x):\n    return ..."),
             code("checks.invert(invert)", outputs=[copy.deepcopy(open_verdict)]),
             code(solution, metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}}),
