@@ -110,9 +110,11 @@ def preflight() -> bool:
         except Fault as fault:
             failed += 1
             print(f"[FAIL] {name:<12}{fault}\n       {'mend':<12}{fault.mend}")
-        except ImportError as error:
+        except Exception as error:  # a pre-flight that breaks off helps nobody
             failed += 1
-            print(f"[FAIL] {name:<12}{error}\n       {'mend':<12}pip install the missing package, then try again")
+            missing = isinstance(error, ImportError)
+            mend = "pip install the missing package" if missing else "look up this error, or tell us about it"
+            print(f"[FAIL] {name:<12}{type(error).__name__}: {error}\n       {'mend':<12}{mend}")
     print("Ready." if not failed else f"{failed} of {len(CHECKS)} checks failed; each line above says how to mend it.")
     return not failed
 

@@ -135,11 +135,13 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
 
     Reference: Stanton et al. 2021, *Does Knowledge Distillation Really Work?*, arXiv:2106.05945.
     """
+    _same_shape(student_logits, teacher_logits)
     return (student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean().item()
 
 
 def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Mean KL(t ‖ s) at T = 1, in nats: the distance that accuracy does not see."""
+    _same_shape(student_logits, teacher_logits)
     student, teacher = (logits.double().log_softmax(1) for logits in (student_logits, teacher_logits))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True).item()
 
@@ -261,6 +263,14 @@ def _same_length(logits: Tensor, labels: Tensor) -> Tensor:
             "with the same N of 1 or more; predict on the very split whose labels you pass"
         )
     return logits
+
+
+def _same_shape(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} "
+            "must both be (N, classes), for the same samples"
+        )
 
 
 def _wait_for(device: torch.device) -> None:

@@ -64,10 +64,12 @@ def predict_features(
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     try:
-        extractor = create_feature_extractor(model, list(stages))
+        with evaluating(model):  # tracing puts one mode on every module
+            extractor = create_feature_extractor(model, list(stages))
     except ValueError:
         known = [name for name, _ in model.named_children()]
-        nodes = get_graph_node_names(model)[1]
+        with evaluating(model):
+            nodes = get_graph_node_names(model)[1]
         raise ValueError(f"no stage among {list(stages)} can be extracted; stages: {known}; nodes: {nodes}") from None
     return _table(model, extractor, split, batch_size, device)
 

@@ -23,6 +23,7 @@ COLOURS = {"teacher": "#5f4690", "scratch": "#e17c05", "distilled": "#1d6996", "
 """The colour of each role: the teacher, the student from scratch, the distilled student, a true label, all else."""
 
 MARKERS = {"teacher": "s", "scratch": "o", "distilled": "D", "label": "*", "neutral": "^"}
+LOG_FLOOR = 1e-12  # where the logarithmic axis of probabilities begins; a sure teacher goes that low
 HATCHES = {"teacher": "..", "scratch": "//", "distilled": "", "label": "xx", "neutral": ""}
 
 STYLE = {
@@ -82,17 +83,12 @@ def probability_bars(
     ax.bar(range(len(values)), values, color=COLOURS[role], hatch=HATCHES[role], edgecolor="white")
     if log:
         ax.set_yscale("log")
-        ax.set_ylim(1e-6, 2)
+        ax.set_ylim(LOG_FLOOR, 30)
     else:
         ax.set_ylim(0, 1.12)
     if label is not None:
-        ax.plot(
-            label,
-            min(values[label] * (1.6 if log else 1) + (0 if log else 0.06), 1.4),
-            "*",
-            color=COLOURS["label"],
-            markersize=11,
-        )
+        top = max(values[label], LOG_FLOOR) * 6 if log else values[label] + 0.06
+        ax.plot(label, top, "*", color=COLOURS["label"], markersize=11)
     ax.set_xticks(range(len(values)))
     ax.set_xlabel("class")
     ax.set_ylabel("probability")

@@ -8,6 +8,7 @@ checksums. For the fallback digits a teacher is trained on the spot, in seconds.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import platform
@@ -91,8 +92,9 @@ def load_teacher(data: Data, name: str = "cnn") -> nn.Module:
     """
     recipe = _recipe(data.name, name)
     if data.name == "digits":
-        return _digits_teacher(name)
-    teacher = recipe.build()
+        return copy.deepcopy(_digits_teacher(name))
+    with seeded(0):  # so that loading a teacher draws no random numbers from the student's generator
+        teacher = recipe.build()
     weights = _verified(data.name, name, "weights")
     teacher.load_state_dict({key: value.float() for key, value in weights.items()})
     return freeze(teacher)
@@ -112,7 +114,10 @@ def teacher_logits(split: Split, name: str = "cnn") -> Tensor:
     _recipe(dataset, name)
     if dataset == "digits":
         return predict(_digits_teacher(name), split)
-    return _verified(dataset, name, "logits")[part][split.indices].float()
+    tables = _verified(dataset, name, "logits")
+    if part not in tables:
+        raise ValueError(f"no teacher has answered samples of {split.origin!r}; there are: {', '.join(sorted(tables))}")
+    return tables[part][split.indices].float()
 
 
 def card(dataset: str = "mnist", name: str = "cnn") -> dict:
@@ -146,7 +151,10 @@ def _verified(dataset: str, name: str, kind: str) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     path, expected = _file(dataset, name, kind), card(dataset, name)[f"{kind}_sha256"]
-    mend = f"restore it with 'git checkout -- {path.name}', reinstall, or run 'python -m kd_course.teachers {name}'"
+    mend = (
+        f"restore it with 'git checkout -- data/teachers/{path.name}', reinstall the course, "
+        f"or run 'python -m kd_course.teachers {name}'"
+    )
     if not path.is_file():
         raise TeacherError(f"{path} is missing; {mend}")
     content = path.read_bytes()

@@ -100,6 +100,7 @@ def fit(
     optim = optimizer([parameter for parameter in model.parameters() if parameter.requires_grad])
     base_rates = [group["lr"] for group in optim.param_groups]
     identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "samples": len(train), "origin": train.origin}
+    identity["monitor"] = monitor
     rows, best = _resume(checkpoint, identity, model, optim)
     steps = math.ceil(len(train) / batch_size)
 
@@ -138,6 +139,8 @@ def fit(
             if evaluate is not None:
                 with evaluating(model):
                     row |= evaluate(model)
+            if monitor is not None and monitor not in row:
+                raise ValueError(f"evaluate measured no {monitor!r} to monitor; it gave {', '.join(row)}")
             rows.append(row)
             if monitor is not None and _epochs_since_best(rows, monitor) == 0:
                 best = copy.deepcopy(model.state_dict())
@@ -158,6 +161,10 @@ def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             "the objective must return one scalar tensor, or a dict of them with 'loss' among its names; "
             f"its loss is {given}"
         )
+    for name, value in terms.items():
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"every term of the objective must be one scalar tensor; its {name!r} is {given}")
     return terms
 
 

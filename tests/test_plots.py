@@ -47,7 +47,7 @@ def texts(ax: Axes) -> list[str]:
 
 
 def test_course_style_is_complete_and_sane():
-    plt.rcParams["font.size"] = 99
+    plt.rcParams.update({"font.size": 99, "axes.edgecolor": "red"})
     plots.use_course_style()
     for name, value in plots.STYLE.items():
         assert plt.rcParams[name] == value, name
