@@ -82,10 +82,15 @@ def _memory() -> str:
 
 
 def _kernel() -> str:
+    """A kernel is needed; JupyterLab is one of several places to use it from (Colab and VS Code are others)."""
     try:
-        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ipykernel", "jupyterlab"))
+        kernel = f"ipykernel {importlib.metadata.version('ipykernel')}"
     except importlib.metadata.PackageNotFoundError as error:
-        raise Fault(f"{error.name} is not installed", "pip install jupyterlab ipykernel") from error
+        raise Fault("ipykernel is not installed", "pip install ipykernel jupyterlab") from error
+    try:
+        return f"{kernel}, jupyterlab {importlib.metadata.version('jupyterlab')}"
+    except importlib.metadata.PackageNotFoundError:
+        return kernel
 
 
 CHECKS: dict[str, Callable[[], str]] = {

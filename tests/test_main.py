@@ -168,6 +168,16 @@ def test_no_kernel(monkeypatch: pytest.MonkeyPatch):
     assert "pip install" in found.mend
 
 
+def test_a_kernel_without_jupyterlab_is_enough(monkeypatch: pytest.MonkeyPatch):
+    def version(name: str) -> str:
+        if name == "jupyterlab":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "7.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert CHECKS["kernel"]() == "ipykernel 7.0"
+
+
 # --- the whole ------------------------------------------------------------------------------------------------------
 
 
