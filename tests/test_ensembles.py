@@ -449,6 +449,14 @@ def test_fitting_touches_neither_the_tables_nor_the_random_numbers(average: Any)
     assert_close(fit_weights(logits.detach().half(), labels, average=average), first, rtol=0.02, atol=0.002)
 
 
+@pytest.mark.parametrize("average", AVERAGES)
+def test_fitting_is_done_in_double_precision_whatever_the_table_is_in(average: Any) -> None:
+    logits, labels = table(samples=40).float(), random_labels(40, 4)
+    assert torch.equal(
+        fit_weights(logits, labels, average=average), fit_weights(logits.double(), labels, average=average)
+    )
+
+
 def test_labels_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"6 labels do not fit logits \(3, 7, 4\) of \(members, samples, classes\)"):
         fit_weights(table(), random_labels(6, 4))
