@@ -101,7 +101,7 @@ def main() -> None:
     """Time an epoch each way and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=6_400, help="images per epoch (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds to take the median over (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds to take the median over (default: %(default)s)")
     options = parser.parse_args()
 
     data = load_data()
