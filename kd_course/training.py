@@ -99,8 +99,8 @@ def fit(
     model.to(device)
     optim = optimizer([parameter for parameter in model.parameters() if parameter.requires_grad])
     base_rates = [group["lr"] for group in optim.param_groups]
-    identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "samples": len(train), "origin": train.origin}
-    identity["monitor"] = monitor
+    identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "monitor": monitor}
+    identity |= {"samples": len(train), "origin": train.origin}
     rows, best = _resume(checkpoint, identity, model, optim)
     steps = math.ceil(len(train) / batch_size)
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 def unit(vectors: Tensor, dim: int) -> Tensor:
     """Vectors of length 1 along ``dim``; a zero vector stays zero, with a finite gradient."""
-    length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
-    return vectors / torch.where(length > 0, length, 1)
+    return rescaled_by(vectors, torch.linalg.vector_norm(vectors, dim=dim, keepdim=True))
 
 
 def rescaled_by(values: Tensor, scale: Tensor) -> Tensor:
