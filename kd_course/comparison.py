@@ -13,19 +13,21 @@ A *recipe* is a function ``recipe(data, seed, **options)`` that trains something
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
 import math
 import os
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from kd_course.data import Data
@@ -35,6 +37,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Recipe = Callable[..., Mapping[str, float]]
+
+CALLABLE = ("runtime", "data", "models", "inference", "training", "evaluation", "ensembles")
+"""The modules that a recipe's numbers depend on, beside ``losses`` and the one that defines it."""
+
+
+class Run(NamedTuple):
+    """What one recipe returned for one seed, and how long it took."""
+
+    numbers: dict[str, float]
+    seconds: float
 
 
 def compare(
@@ -49,13 +61,18 @@ def compare(
 
     Seeds are the outer loop, so an interrupted comparison is still a fair one. With a ``cache`` folder each run is
     written down as soon as it ends, under a name made of all that decides it: the recipe's source and options, the
-    seed, the data, the version of PyTorch. A run found there is not repeated; a recipe edited by one character is.
-    A lock per run lets two notebooks share the folder.
+    seed, the data, the code of this package that a recipe can call, the version of PyTorch. A run found there is not
+    repeated; a recipe edited by one character is. Two processes that share the folder share the work: a run that one
+    of them is busy with is left out by the other until everything else is done.
 
     Args:
         recipes: by name; options are fixed with ``functools.partial`` and must be plain values (numbers, strings).
             What a function takes from its surroundings cannot be seen: pass all that matters as an option.
         data: handed to each recipe. seeds: at least one. cache: a folder, or None. progress: show a bar.
+
+    Returns:
+        A table with one row per run: ``recipe``, ``seed`` and the recipe's numbers; in its ``attrs``, ``"seconds"``
+        holds what each run took when it was made, row by row.
 
     Raises:
         ValueError: no recipes or seeds, a seed given twice, a recipe that returns no numbers, NaN or other names than
@@ -68,26 +85,26 @@ def compare(
     seeds = [int(seed) for seed in seeds]
     if not recipes or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"compare needs recipes and distinct seeds, not {list(recipes)} and {seeds}")
-    data_checksum = fingerprint(data) if cache is not None else ""
-    rows = []
-    with tqdm(total=len(recipes) * len(seeds), disable=not progress, leave=False, unit="run") as bar:
-        for seed in seeds:
-            for name, recipe in recipes.items():
+    checksum = fingerprint(data) if cache is not None else ""
+    waiting = [(seed, name) for seed in seeds for name in recipes]
+    done: dict[tuple[int, str], Run] = {}
+    with tqdm(total=len(waiting), disable=not progress, leave=False, unit="run") as bar:
+        for patient in (False, True):  # first what nobody is busy with, then what somebody was
+            for seed, name in waiting:
                 bar.set_postfix_str(f"{name}, seed {seed}")
                 if cache is None:
-                    numbers = _numbers(name, recipe, data, seed)
+                    run = _measure(name, recipes[name], data, seed)
                 else:
-                    numbers = _recall(name, recipe, data, seed, Path(cache), data_checksum)
-                row = {"recipe": name, "seed": seed, **numbers}
-                rows.append(row)
-                if row.keys() != rows[0].keys():
-                    first = sorted(rows[0].keys() - {"recipe", "seed"})
-                    raise ValueError(
-                        f"every recipe must return the same named numbers, but {name!r} returns {sorted(numbers)} "
-                        f"for seed {seed}, and {rows[0]['recipe']!r} returned {first}"
-                    )
-                bar.update()
-    return pd.DataFrame(rows)
+                    run = _recall(name, recipes[name], data, seed, Path(cache), checksum, wait=patient)
+                if run is not None:
+                    done[seed, name] = run
+                    _refuse_other_names(name, seed, run, *next(iter(done.items())))
+                    bar.update()
+            waiting = [run for run in waiting if run not in done]
+    in_order = [(seed, name) for seed in seeds for name in recipes]
+    runs = pd.DataFrame([{"recipe": name, "seed": seed, **done[seed, name].numbers} for seed, name in in_order])
+    runs.attrs["seconds"] = [done[run].seconds for run in in_order]
+    return runs
 
 
 def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
@@ -98,7 +115,8 @@ def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
 
     Returns:
         One row per recipe, in the order they ran: ``n``, ``mean``, ``±``; and ``difference``, ``low``, ``high`` (recipe
-        minus baseline, seed by seed) with ``told apart``, true where that interval excludes 0.
+        minus baseline, seed by seed; blank for the baseline itself) with ``told apart``, true where that interval
+        excludes 0.
 
     Raises:
         ValueError: no such metric or baseline, a single seed, or recipes that ran with different seeds.
@@ -115,16 +133,25 @@ def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
     rows = {}
     for name in known:
         own = mean_interval(by_recipe[name])
-        rows[name] = {"n": own.n, "mean": own.mean, "±": own.half_width}
-        if name != baseline:
-            gain = paired_difference(by_recipe[name], by_recipe[baseline])
-            rows[name] |= {"difference": gain.mean, "low": gain.low, "high": gain.high}
-            rows[name]["told apart"] = gain.excludes_zero()
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
+        gain = paired_difference(by_recipe[name], by_recipe[baseline])
+        rows[name] = {
+            "n": own.n,
+            "mean": own.mean,
+            "±": own.half_width,
+            "difference": gain.mean,
+            "low": gain.low,
+            "high": gain.high,
+            "told apart": gain.excludes_zero(),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
+    table.loc[baseline, ["difference", "low", "high"]] = math.nan
+    return table
 
 
-def _numbers(name: str, recipe: Recipe, data: Data, seed: int) -> dict[str, float]:
+def _measure(name: str, recipe: Recipe, data: Data, seed: int) -> Run:
+    start = time.perf_counter()
     result = recipe(data, seed)
+    seconds = time.perf_counter() - start
     if not isinstance(result, Mapping) or not result:
         raise ValueError(f"recipe {name!r} must return a dict of named numbers, not {result!r}")
     if taken := {"recipe", "seed"} & result.keys():
@@ -137,31 +164,49 @@ def _numbers(name: str, recipe: Recipe, data: Data, seed: int) -> dict[str, floa
             numbers[key] = math.nan
         if math.isnan(numbers[key]):
             raise ValueError(f"recipe {name!r} must return numbers, but {key!r} is {value!r} for seed {seed}")
-    return numbers
+    return Run(numbers, seconds)
 
 
-def _recall(name: str, recipe: Recipe, data: Data, seed: int, folder: Path, data_checksum: str) -> dict[str, float]:
-    """The numbers of a run: read from the cache, or computed once and written there."""
+def _refuse_other_names(name: str, seed: int, run: Run, first: tuple[int, str], of_first: Run) -> None:
+    if run.numbers.keys() != of_first.numbers.keys():
+        raise ValueError(
+            f"every recipe must return the same named numbers, but {name!r} returns {sorted(run.numbers)} "
+            f"for seed {seed}, and {first[1]!r} returned {sorted(of_first.numbers)}"
+        )
+
+
+def _recall(
+    name: str, recipe: Recipe, data: Data, seed: int, folder: Path, data_checksum: str, *, wait: bool
+) -> Run | None:
+    """A run: read from the cache, or done once and written there; None, unless we wait, if another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {**_content(recipe), "seed": seed, "data": data_checksum, "torch": torch.__version__}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     path = folder / f"{key}.json"
-    with FileLock(folder / f"{key}.lock"):
+    lock = FileLock(folder / f"{key}.lock")
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        return None
+    try:
         if path.exists():
             try:
-                return json.loads(path.read_text(encoding="utf-8"))["numbers"]
+                saved = json.loads(path.read_text(encoding="utf-8"))
+                return Run(saved["numbers"], saved["seconds"])
             except (ValueError, KeyError, TypeError) as error:
                 mend = "delete it, and the run will be done again"
                 raise ValueError(f"{path} is not a readable result ({error!r}); {mend}") from error
-        numbers = _numbers(name, recipe, data, seed)
+        run = _measure(name, recipe, data, seed)
         unfinished = folder / f".{key}.unfinished"  # only the holder of the lock writes it
-        unfinished.write_text(json.dumps({"recipe": name, **content, "numbers": numbers}, indent=1), encoding="utf-8")
+        unfinished.write_text(json.dumps({"recipe": name, **content, **run._asdict()}, indent=1), encoding="utf-8")
         os.replace(unfinished, path)
-        return numbers
+        return run
+    finally:
+        lock.release()
 
 
 def _content(recipe: Recipe) -> dict[str, object]:
-    """All of a recipe that can be seen: the source of its function, and its options."""
+    """All of a recipe that can be seen: the source of its function, its options, and the code of ours it can call."""
     options: dict[str, object] = {}
     while isinstance(recipe, partial):
         if recipe.args:
@@ -179,7 +224,33 @@ def _content(recipe: Recipe) -> dict[str, object]:
         json.dumps(options)
     except TypeError as error:
         raise TypeError(f"options of a cached recipe must be plain values ({error}): {options}") from None
-    return {"source": textwrap.dedent(inspect.getsource(recipe)), "options": options}
+    source = textwrap.dedent(inspect.getsource(recipe))
+    return {"source": source, "options": options, "code": code_checksum(recipe.__module__)}
+
+
+@lru_cache
+def code_checksum(module: str = "") -> str:
+    """A checksum of the code that decides a run's numbers: networks, losses, data, loop, metrics; ``module``, if ours.
+
+    It reads the code as Python does, so a comment, a docstring or a line break does not change it.
+    """
+    package = Path(__file__).parent
+    callable_here = [package / f"{name}.py" for name in CALLABLE] + sorted((package / "losses").glob("*.py"))
+    if module.startswith(f"{__package__}."):
+        callable_here.append(package.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+    digest = hashlib.sha256()
+    for path in callable_here:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                node.body = [line for line in node.body if not _is_text(line)]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:24]
+
+
+def _is_text(line: ast.stmt) -> bool:
+    """Whether a statement is nothing but a string: a docstring, or the text below a constant."""
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def fingerprint(data: Data) -> str:

@@ -11,6 +11,8 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +28,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from kd_course.comparison import compare, fingerprint, league
+from kd_course import comparison
+from kd_course.comparison import code_checksum, compare, fingerprint, league
 from kd_course.data import Data, Split
 from kd_course.evaluation import mean_interval
 
@@ -185,7 +188,8 @@ def test_the_league_equals_numpy_and_scipy() -> None:
         assert table.loc[name, "mean"] == pytest.approx(own.mean(), rel=1e-12)
         assert table.loc[name, "±"] == pytest.approx(half_width(own), rel=1e-9)
         if name == "scratch":
-            assert table.loc[name, ["difference", "low", "high", "told apart"]].isna().all()
+            assert table.loc[name, ["difference", "low", "high"]].isna().all()
+            assert not table.loc[name, "told apart"]
             continue
         interval = scipy.stats.ttest_rel(own, base).confidence_interval(0.95)
         assert table.loc[name, "difference"] == pytest.approx((own - base).mean(), rel=1e-12)
@@ -197,9 +201,9 @@ def test_pairs_tell_apart_what_two_intervals_cannot() -> None:
     table = league(tiny_runs(), "errors", baseline="scratch")
     kd, luck = table.loc["KD"], table.loc["luck"]
     assert abs(kd["difference"]) < table.loc["scratch", "±"]  # the two intervals overlap widely
-    assert kd["told apart"] is True
+    assert kd["told apart"]
     assert kd["high"] < 0
-    assert luck["told apart"] is False  # although its mean is as good
+    assert not luck["told apart"]  # although its mean is as good
     assert luck["low"] < 0 < luck["high"]
 
 
@@ -371,9 +375,74 @@ def test_a_result_says_what_it_is_the_result_of(data: Data, tmp_path: Path) -> N
         "options": {"offset": 0.5, "label": ""},
         "seed": 3,
         "data": fingerprint(data),
+        "code": code_checksum(),
         "torch": torch.__version__,
         "numbers": {"errors": 130.5, "samples": 12.0},
+        "seconds": found["seconds"],
     }
+    assert 0 <= found["seconds"] < 10
+
+
+def test_the_table_knows_how_long_each_run_took_when_it_was_made(data: Data, tmp_path: Path) -> None:
+    recipe = partial(slow, log=str(tmp_path / "log"), seconds=0.1)
+    for _ in range(2):  # made, then recalled
+        runs = compare({"slow": recipe}, data, seeds=(0, 1), cache=tmp_path / "cache", progress=False)
+        assert len(runs.attrs["seconds"]) == 2
+        assert all(0.1 <= seconds < 5 for seconds in runs.attrs["seconds"])
+
+
+def copied_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package, which ``code_checksum`` then reads in its place."""
+    package = tmp_path / "kd_course"
+    shutil.copytree(Path(comparison.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(comparison, "__file__", str(package / "comparison.py"))
+    code_checksum.cache_clear()
+    return package
+
+
+@pytest.mark.parametrize("name", [*comparison.CALLABLE, "losses/response", "losses/_arguments"])
+def test_code_that_a_recipe_calls_is_part_of_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied_package(tmp_path, monkeypatch) / f"{name}.py"
+    before, source = code_checksum(), path.read_text(encoding="utf-8")
+    for text, differs in {"\n\n# a remark\n": False, '\n"""Words."""\n': False, "\nANSWER = 42\n": True}.items():
+        path.write_text(source + text, encoding="utf-8")
+        code_checksum.cache_clear()
+        assert (code_checksum() != before) == differs, text
+    code_checksum.cache_clear()
+
+
+def test_of_the_other_modules_only_the_recipes_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = copied_package(tmp_path, monkeypatch)
+    before, own = code_checksum(), code_checksum("kd_course.plots")
+    assert before == code_checksum("__main__") == code_checksum("some.other.package")
+    with open(package / "plots.py", "a", encoding="utf-8") as file:
+        file.write("ANSWER = 42\n")
+    code_checksum.cache_clear()
+    assert code_checksum() == before
+    assert code_checksum("kd_course.plots") not in (own, before)
+    code_checksum.cache_clear()
+
+
+def test_a_run_that_another_process_is_busy_with_comes_last(data: Data, tmp_path: Path) -> None:
+    compare({"KD": distilled}, data, seeds=[0], cache=tmp_path, progress=False)
+    (path,) = results(tmp_path)
+    path.unlink()
+    taken = threading.Event()
+
+    def other() -> None:
+        with FileLock(path.with_suffix(".lock")):
+            taken.set()
+            time.sleep(0.5)
+
+    threading.Thread(target=other).start()
+    assert taken.wait(timeout=60)
+    RUNS.clear()
+    runs = compare({"KD": distilled, "scratch": scratch}, data, seeds=[0, 1], cache=tmp_path, progress=False)
+    assert RUNS == [("scratch", 0, 0), ("distilled", 1), ("scratch", 1, 0), ("distilled", 0)]
+    assert runs["recipe"].tolist() == ["KD", "scratch"] * 2  # the table keeps its order
+    assert runs["seed"].tolist() == [0, 0, 1, 1]
 
 
 class Object:
