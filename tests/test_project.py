@@ -86,10 +86,10 @@ def imports(path: Path) -> set[str]:
 
 
 def height(name: str) -> tuple[int, int]:
-    """Floor of the family, then the step within it: shared helpers (``_name``), members, ``__init__``."""
+    """Floor of the family, then the step within it: shared helpers (``_name``), members, ``__init__``, ``__main__``."""
     family, _, member = name.partition(".")
-    if not member:
-        return floors()[family], 2
+    if not member or member == "__main__":
+        return floors()[family], 3 if member else 2
     return floors()[family], 0 if member.startswith("_") else 1
 
 
