@@ -17,6 +17,8 @@ from kd_course.losses.relation import (
     similarity_preserving_loss,
 )
 from kd_course.losses.response import (
+    dist_loss,
+    dkd_loss,
     kd_loss,
     logit_mse_loss,
     probability_mse_loss,
@@ -31,6 +33,8 @@ __all__ = [
     "attention_map",
     "attention_transfer_loss",
     "correlation_congruence_loss",
+    "dist_loss",
+    "dkd_loss",
     "hint_loss",
     "info_nce_loss",
     "irg_loss",

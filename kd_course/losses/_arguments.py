@@ -74,6 +74,13 @@ def positive(value: float, name: str) -> float:
     return value
 
 
+def not_negative(value: float, name: str) -> float:
+    """``value`` if it is a finite number, 0 or more."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number, 0 or more, not {value!r}")
+    return value
+
+
 def fraction(value: float, name: str) -> float:
     """``value`` if it lies in [0, 1]."""
     if not 0 <= value <= 1:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_course.losses._arguments import floating_pair, fraction, logit_pair, positive
+from kd_course.losses._arguments import batch_pair, floating_pair, fraction, logit_pair, not_negative, positive
+from kd_course.losses._geometry import unit
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -75,6 +76,8 @@ def kd_loss(
     """
     if fraction(alpha, "alpha") == 1:
         return soft_target_loss(student_logits, teacher_logits, temperature=temperature)
+    if labels is None:
+        raise ValueError("labels are needed at alpha < 1; pass them, or set alpha=1 for unlabelled data")
     hard = F.cross_entropy(*_labelled(student_logits, labels))
     if alpha == 0:
         return hard
@@ -199,12 +202,95 @@ def standardize_logits(logits: Tensor) -> Tensor:
     return centred / torch.where(variance > 0, variance, 1).sqrt()
 
 
-def _labelled(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def dkd_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, alpha: float, beta: float, temperature: float
+) -> Tensor:
+    """DKD: the soft-target loss taken apart, so that its two halves can be weighed.
+
+    .. math:: T^2 \\cdot \\frac{1}{B} \\sum_b \\big[ \\alpha \\, KL(b_t \\,\\|\\, b_s)
+              + \\beta \\, KL(\\hat t_T \\,\\|\\, \\hat s_T) \\big]
+
+    The first divergence (target class, TCKD) compares ``b = (p_y, 1 - p_y)``, how sure each is of the label; the second
+    (non-target class, NCKD) compares ``p̂_T``, the softened softmax over all *other* classes. In the soft-target loss
+    NCKD carries the weight ``1 - t_y``, next to nothing where the teacher is sure: α = 1, β = 1 - t_y is that loss
+    again, sample by sample. Here α weighs one soft half against the other; add the cross-entropy yourself.
+
+    Args:
+        student_logits: (B, C). teacher_logits: (B, C). labels: class numbers, int64, (B,).
+        alpha: weight of TCKD, ≥ 0; the paper's is 1. beta: weight of NCKD, ≥ 0; the paper's is 1 to 8.
+        temperature: T > 0.
+
+    Returns:
+        A scalar in nats, averaged over the batch.
+
+    Raises:
+        TypeError, ValueError: as :func:`kd_loss`; also a weight below 0.
+
+    Reference: Zhao et al. 2022, *Decoupled Knowledge Distillation*, arXiv:2203.08679.
+
+    >>> student, teacher = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[1.0, 2.0, -1.0]])
+    >>> round(dkd_loss(student, teacher, torch.tensor([0]), alpha=0, beta=1, temperature=1).item(), 4)
+    0.5023
+    """
+    student, teacher = logit_pair(student_logits, teacher_logits)
+    student, labels = _labelled(student, labels)
+    positive(temperature, "temperature")
+    others = F.one_hot(labels, student.shape[1]) == 0  # (B, C)
+    target, rest = [], []
+    for logits in (student, teacher):
+        log_p = F.log_softmax(logits / temperature, dim=1)
+        log_rest = log_p[others].view(len(logits), -1)  # (B, C-1)
+        target.append(torch.stack([log_p[~others], log_rest.logsumexp(1)], dim=1))  # (B, 2)
+        rest.append(F.log_softmax(log_rest, dim=1))
+    tckd, nckd = (F.kl_div(*pair, reduction="batchmean", log_target=True) for pair in (target, rest))
+    return temperature**2 * (not_negative(alpha, "alpha") * tckd + not_negative(beta, "beta") * nckd)
+
+
+def dist_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, beta: float, gamma: float, temperature: float
+) -> Tensor:
+    """DIST: the student should rank as the teacher does, classes within a sample and samples within a class.
+
+    .. math:: T^2 \\Big[ \\beta \\big(1 - \\tfrac{1}{B} \\sum_b \\rho(s_{T,b\\cdot}, t_{T,b\\cdot})\\big)
+              + \\gamma \\big(1 - \\tfrac{1}{C} \\sum_c \\rho(s_{T,\\cdot c}, t_{T,\\cdot c})\\big) \\Big]
+
+    ρ is Pearson's correlation, of the rows of softened probabilities (between classes) and of their columns (within a
+    class, over the batch). It does not see scale and shift, so a student may be less sure than a strong teacher.
+
+    Args:
+        student_logits: (B, C), B ≥ 2. teacher_logits: (B, C).
+        beta: weight between classes, ≥ 0. gamma: weight within classes, ≥ 0. temperature: T > 0.
+
+    Returns:
+        A scalar, each bracket in [0, 2]; a row or column without spread counts as uncorrelated, 1.
+
+    Raises:
+        TypeError: logits that are not floating-point tensors.
+        ValueError: shapes that differ or are not (B, C), a batch of one, a weight below 0, T ≤ 0.
+
+    Reference: Huang et al. 2022, *Knowledge Distillation from A Stronger Teacher*, arXiv:2205.10536.
+
+    >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    >>> round(dist_loss(logits, logits, beta=1, gamma=1, temperature=1).item(), 6)
+    0.0
+    """
+    student, teacher = logit_pair(student_logits, teacher_logits)
+    batch_pair(student, teacher, "logits")
+    student, teacher = (F.softmax(logits / positive(temperature, "temperature"), 1) for logits in (student, teacher))
+    between, within = (1 - _correlation(student, teacher, dim).mean() for dim in (1, 0))
+    return temperature**2 * (not_negative(beta, "beta") * between + not_negative(gamma, "gamma") * within)
+
+
+def _correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:
+    """Pearson's correlation along ``dim``; 0 where one of the two does not vary."""
+    first, second = (unit(values - values.mean(dim, keepdim=True), dim) for values in (first, second))
+    return (first * second).sum(dim)
+
+
+def _labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and labels as cross-entropy wants them, or a sentence that says what is wrong with them."""
     logits, _ = logit_pair(logits, logits)
     batch, classes = logits.shape
-    if labels is None:
-        raise ValueError("labels are needed at alpha < 1; pass them, or set alpha=1 for unlabelled data")
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor of class numbers, not {type(labels).__name__}; use torch.tensor(…)")
     if labels.is_floating_point() or labels.shape != (batch,):

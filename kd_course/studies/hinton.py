@@ -8,23 +8,13 @@ images and the same number of steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from kd_course.data import Batch, Data
-from kd_course.evaluation import Interval, errors, mean_interval, measure, paired_difference
-from kd_course.inference import predict
-from kd_course.losses import kd_loss
-from kd_course.models import mlp
+from kd_course.evaluation import Interval, mean_interval, paired_difference
 from kd_course.plots import COLOURS, MARKERS
-from kd_course.runtime import seeded
+from kd_course.studies._mlp import student
 from kd_course.studies._study import Claim, Study, gain, with_answers
-from kd_course.training import cosine, fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,25 +22,6 @@ if TYPE_CHECKING:
 
 WIDTHS = (800, 300, 30)
 TEMPERATURES = (2, 4, 8, 20)
-
-
-def student(
-    data: Data, seed: int, *, width: int, temperature: float, alpha: float, epochs: int, rate: float
-) -> Mapping[str, float]:
-    """A network of two hidden layers of ``width`` units, trained from scratch (``alpha`` = 0) or by distillation."""
-
-    def objective(model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch.images)
-        if alpha == 0:
-            return F.cross_entropy(logits, batch.labels)
-        return kd_loss(logits, batch.teacher_logits, batch.labels, temperature=temperature, alpha=alpha)
-
-    with seeded(seed):
-        network = mlp((width, width))
-    adam = partial(torch.optim.Adam, lr=rate)
-    fit(network, objective, data.train, epochs=epochs, seed=seed, optimizer=adam, schedule=cosine, progress=False)
-    teacher_errors = errors(data.test.teacher_logits, data.test.labels)
-    return measure(predict(network, data.test), data.test) | {"teacher_errors": teacher_errors}
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +135,8 @@ def study(*, fast: bool = False) -> Study:
         would_change=(
             "Training length: with a short budget the students from scratch and from the teacher end alike (see the "
             "study of patience). The teacher: the paper's made 67 errors, ours makes as many as its card says, and a "
-            "student cannot learn what its teacher does not know. Moved images for the students, weight decay or dropout would "
-            "help the baseline too. Rate and batch size were chosen once for both, on validation images, with one seed."
+            "student cannot learn what its teacher does not know. Moved images for the students, weight decay or "
+            "dropout would help the baseline too. Rate and batch size were chosen once for both, on validation "
+            "images, with one seed."
         ),
     )

@@ -10,17 +10,21 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kd_course.losses import (
+    dist_loss,
+    dkd_loss,
     kd_loss,
     logit_mse_loss,
     probability_mse_loss,
@@ -512,6 +516,119 @@ def test_distilling_standardised_logits_asks_only_for_the_shape() -> None:
     assert abs(soft.item()) < 1e-12
 
 
+# Decoupled distillation (DKD).
+
+
+def dkd_by_hand(s: Tensor, t: Tensor, labels: Tensor, alpha: float, beta: float, temperature: float) -> float:
+    total = 0.0
+    for student_row, teacher_row, y in zip(s.tolist(), t.tolist(), labels.tolist(), strict=True):
+        p_s, p_t = (softmax_by_hand(row, temperature) for row in (student_row, teacher_row))
+        binary_s, binary_t = (p_s[y], 1 - p_s[y]), (p_t[y], 1 - p_t[y])
+        total += alpha * sum(b * math.log(b / a) for a, b in zip(binary_s, binary_t, strict=True))
+        for c in range(len(p_s)):
+            if c != y:
+                other_s, other_t = p_s[c] / (1 - p_s[y]), p_t[c] / (1 - p_t[y])
+                total += beta * other_t * math.log(other_t / other_s)
+    return temperature**2 * total / len(s)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1, 8), (0, 1), (1, 0), (0.3, 2.5)])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_dkd_equals_the_loops(alpha: float, beta: float, temperature: float) -> None:
+    student, teacher, labels = example()
+    found = dkd_loss(student, teacher, labels, alpha=alpha, beta=beta, temperature=temperature).item()
+    assert found == pytest.approx(dkd_by_hand(student, teacher, labels, alpha, beta, temperature), abs=1e-9)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_dkd_with_the_weight_that_the_teacher_leaves_is_the_soft_target_loss(temperature: float) -> None:
+    student, teacher, labels = example()
+    left = 1 - (teacher / temperature).softmax(1).gather(1, labels[:, None]).squeeze(1)
+    for i in range(len(student)):  # the weight 1 - t_y differs from sample to sample
+        s, t, y = student[[i]], teacher[[i]], labels[[i]]
+        found = dkd_loss(s, t, y, alpha=1, beta=left[i].item(), temperature=temperature)
+        assert_close(found, soft_target_loss(s, t, temperature=temperature))
+
+
+def test_the_halves_of_dkd_look_at_different_logits() -> None:
+    student, teacher, labels = example()
+    moved = student + 7 * F.one_hot(labels, CLASSES)  # surer of the label, all else in proportion
+    shuffled = student.clone()
+    for row, y in zip(shuffled, labels, strict=True):
+        others = torch.arange(CLASSES)[torch.arange(CLASSES) != y]
+        row[others] = row[others.flip(0)]
+    for options, same, other in (
+        ({"alpha": 0, "beta": 1}, moved, shuffled),
+        ({"alpha": 1, "beta": 0}, shuffled, moved),
+    ):
+        value, unmoved, changed = (
+            dkd_loss(logits, teacher, labels, temperature=3, **options) for logits in (student, same, other)
+        )
+        assert_close(value, unmoved)
+        assert abs(value - changed) > 0.1
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_a_weight_below_zero_is_refused(name: str, weight: float) -> None:
+    call = partial(dist_loss, LOGITS) if name == "gamma" else partial(dkd_loss, LOGITS, labels=LABELS)
+    weights = {"beta": 1, "gamma": 1} if name == "gamma" else {"alpha": 1, "beta": 1}
+    with pytest.raises(ValueError, match=f"{name} must be a finite number, 0 or more, not {weight}"):
+        call(teacher_logits=LOGITS, temperature=1, **(weights | {name: weight}))
+
+
+def test_dkd_needs_labels() -> None:
+    with pytest.raises(TypeError, match="labels must be a tensor of class numbers, not NoneType"):
+        dkd_loss(LOGITS, LOGITS, None, alpha=1, beta=8, temperature=4)
+
+
+# DIST.
+
+
+@pytest.mark.parametrize(("beta", "gamma"), [(1, 1), (2, 0), (0, 3)])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_dist_equals_scipys_pearson(beta: float, gamma: float, temperature: float) -> None:
+    student, teacher, _ = example()
+    p_s, p_t = ((logits / temperature).softmax(1).numpy() for logits in (student, teacher))
+    between = np.mean([1 - scipy.stats.pearsonr(a, b).statistic for a, b in zip(p_s, p_t, strict=True)])
+    within = np.mean([1 - scipy.stats.pearsonr(a, b).statistic for a, b in zip(p_s.T, p_t.T, strict=True)])
+    found = dist_loss(student, teacher, beta=beta, gamma=gamma, temperature=temperature).item()
+    assert found == pytest.approx(temperature**2 * (beta * between + gamma * within), abs=1e-9)
+
+
+def test_dist_forgives_probabilities_that_are_a_positive_affine_map_of_the_teachers() -> None:
+    _, teacher, _ = example()
+    paler = (0.5 * teacher.softmax(1) + 0.5 / CLASSES).log()  # half the teacher, half uniform
+    assert dist_loss(paler, teacher, beta=1, gamma=1, temperature=1).abs() < 1e-12
+    assert soft_target_loss(paler, teacher, temperature=1) > 0.05
+
+
+def test_dist_lies_between_0_and_2_per_term() -> None:
+    student = torch.tensor([[0.0, 5.0], [5.0, 0.0]], dtype=torch.float64)
+    assert dist_loss(student, student.flip(1), beta=1, gamma=0, temperature=1).item() == pytest.approx(2)
+    assert dist_loss(student, student.flip(1), beta=0, gamma=1, temperature=1).item() == pytest.approx(2)
+
+
+def test_dist_is_blind_to_the_order_of_samples_and_classes() -> None:
+    student, teacher, _ = example()
+    value = dist_loss(student, teacher, beta=1, gamma=2, temperature=4)
+    for move in (lambda z: z.flip(0), lambda z: z.flip(1)):
+        assert_close(dist_loss(move(student), move(teacher), beta=1, gamma=2, temperature=4), value)
+
+
+def test_dist_passes_gradcheck_and_stays_finite_without_spread() -> None:
+    student, teacher, _ = example(4)
+    options = {"beta": 1, "gamma": 1, "temperature": 2}
+    assert torch.autograd.gradcheck(lambda s: dist_loss(s, teacher, **options), student.requires_grad_())
+    for flat in (torch.zeros(3, 4), torch.tensor([[1e4, -1e4, 0.0]]).expand(2, 3)):
+        logits = flat.clone().requires_grad_()
+        value = dist_loss(logits, flat.flip(1), **options)
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(logits.grad).all()
+    with pytest.raises(ValueError, match="relations need pairs, but this batch has 1"):
+        dist_loss(LOGITS[:1], LOGITS[:1], **options)
+
+
 # All losses: derivatives, precision, edges.
 
 
@@ -526,6 +643,7 @@ ZERO_AT_EQUAL_INPUTS: list[Any] = [
     pytest.param(lambda s, t, y: logit_mse_loss(s, t), id="logit_mse_loss"),
     pytest.param(lambda s, t, y: probability_mse_loss(s, t, temperature=4.0), id="probability_mse_loss"),
     pytest.param(lambda s, t, y: regression_kd_loss(s, t), id="regression_kd_loss"),
+    pytest.param(lambda s, t, y: dkd_loss(s, t, y, alpha=1.0, beta=8.0, temperature=4.0), id="dkd_loss"),
 ]
 EVERY_LOSS: list[Any] = [
     *ZERO_AT_EQUAL_INPUTS,
@@ -617,6 +735,8 @@ SOFT_CALLS: list[Any] = [
     pytest.param(lambda s, t: kd_loss(s, t, None, temperature=2, alpha=1), id="kd_loss soft"),
     pytest.param(lambda s, t: logit_mse_loss(s, t), id="logit_mse_loss"),
     pytest.param(lambda s, t: probability_mse_loss(s, t, temperature=2), id="probability_mse_loss"),
+    pytest.param(lambda s, t: dkd_loss(s, t, LABELS, alpha=1, beta=1, temperature=2), id="dkd_loss"),
+    pytest.param(lambda s, t: dist_loss(s, t, beta=1, gamma=1, temperature=2), id="dist_loss"),
 ]
 
 
@@ -652,6 +772,8 @@ def test_logits_that_cannot_be_compared_are_refused(
         pytest.param(lambda T: soft_target_loss(LOGITS, LOGITS, temperature=T), id="soft_target_loss"),
         pytest.param(lambda T: probability_mse_loss(LOGITS, LOGITS, temperature=T), id="probability_mse_loss"),
         pytest.param(lambda T: kd_loss(LOGITS, LOGITS, LABELS, temperature=T, alpha=0.5), id="kd_loss"),
+        pytest.param(lambda T: dkd_loss(LOGITS, LOGITS, LABELS, alpha=1, beta=1, temperature=T), id="dkd_loss"),
+        pytest.param(lambda T: dist_loss(LOGITS, LOGITS, beta=1, gamma=1, temperature=T), id="dist_loss"),
     ],
 )
 def test_a_temperature_that_is_not_above_zero_is_refused(call: Loss, temperature: float) -> None:
