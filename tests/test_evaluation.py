@@ -24,6 +24,7 @@ from kd_course.evaluation import (
     ece,
     errors,
     evaluate,
+    holm,
     kl_to_teacher,
     latency,
     macro_f1,
@@ -409,6 +410,28 @@ def discordant(only_first: int, only_second: int, both: int = 3, neither: int = 
     first = [1] * only_first + [0] * only_second + [1] * both + [0] * neither
     second = [0] * only_first + [1] * only_second + [1] * both + [0] * neither
     return answers(*first), answers(*second), torch.ones(len(first), dtype=torch.int64)
+
+
+def test_holm_by_hand_and_in_the_order_given():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last may not fall below the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
+def test_holm_refuses_what_is_no_probability(p: float):
+    with pytest.raises(ValueError, match="p-values must lie between 0 and 1"):
+        holm([0.5, p])
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm_at_5_percent():
+    generator = np.random.default_rng(0)
+    ten_null_comparisons = generator.uniform(size=(4_000, 10))
+    alarms = np.mean([min(holm(list(row))) < 0.05 for row in ten_null_comparisons])
+    assert 0.03 < alarms < 0.065
+    assert np.mean((ten_null_comparisons < 0.05).any(1)) > 0.35  # what happens without a correction
 
 
 def test_mcnemar_by_hand():
