@@ -66,6 +66,7 @@ def run(
         ValueError: no such study, no seeds, or a study that is not ``fast`` on data other than MNIST.
     """
     folder = Path(folder) if folder else shipped("results", *([".fast"] if fast else []))
+    folder.mkdir(parents=True, exist_ok=True)
     chosen = study(name, fast=fast)
     if seeds < 1 or workers < 1:
         raise ValueError(f"seeds and workers must be 1 or more, not {seeds} and {workers}")

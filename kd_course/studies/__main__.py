@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from kd_course.runtime import available_cores
 from kd_course.studies import STUDIES, run, study
@@ -15,11 +16,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--fast", action="store_true", help="token trainings on few images, to see that all works")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where to write (default: data/results of the clone)")
     options = parser.parse_args()
     for name in options.names or STUDIES:
         chosen = study(name, fast=options.fast)
         print(f"{name}: {chosen.question}", flush=True)
-        runs = run(name, seeds=options.seeds, fast=options.fast, workers=options.workers)
+        runs = run(name, seeds=options.seeds, fast=options.fast, workers=options.workers, folder=options.folder)
         print(chosen.table(runs).to_string() if options.seeds > 1 else runs.to_string(), "\n", flush=True)
 
 

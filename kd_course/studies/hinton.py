@@ -82,7 +82,7 @@ def against_the_teacher(runs: pd.DataFrame) -> Interval:
 
 def study(*, fast: bool = False) -> Study:
     """The study; see :class:`~kd_course.studies.Study`."""
-    options = {"epochs": 1 if fast else 40, "rate": 1e-3}
+    options = {"epochs": 1 if fast else 40, "rate": 3e-3}
     recipes = {}
     for width in WIDTHS:
         recipes[f"{width} scratch"] = partial(student, width=width, temperature=1, alpha=0, **options)

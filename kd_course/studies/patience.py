@@ -69,7 +69,7 @@ def study(*, fast: bool = False) -> Study:
     for epochs in BUDGETS:
         for arm, options in ARMS.items():
             budget = -(-epochs // 40) if fast else epochs
-            recipes[f"{arm} {epochs}"] = partial(student, width=300, epochs=budget, rate=1e-3, **options)
+            recipes[f"{arm} {epochs}"] = partial(student, width=300, epochs=budget, rate=3e-3, **options)
     first, last = BUDGETS[0], BUDGETS[-1]
     return Study(
         question="How long must a student train before its teacher pays?",
