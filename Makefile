@@ -4,12 +4,18 @@
 #   PIP_ARGS     options for pip install                    make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   LAB_ARGS     options for JupyterLab                     make lab LAB_ARGS=--no-browser
 #   PYTEST_ARGS  options for the unit tests and notebooks   make unit PYTEST_ARGS="-k temperature -x"
+#   STUDY        one study of make studies, or several      make studies STUDY="hinton pair"
+#   SEEDS        how many seeds a study has (default 5)     make studies STUDY=league SEEDS=10
+#   FAST         token trainings, to see that all works     make studies FAST=1 SEEDS=1
 #   SLUG         your repository, for make fork             make fork SLUG=you/your-repo
 
 PYTHON ?= python3
 PIP_ARGS ?=
 LAB_ARGS ?=
 PYTEST_ARGS ?=
+STUDY ?=
+SEEDS ?=
+FAST ?=
 SLUG ?=
 
 VENV := .venv
@@ -18,7 +24,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test lint unit notebooks format refresh bench preflight teachers fork clean
+.PHONY: help lab test lint unit notebooks format refresh bench studies report preflight teachers fork clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -51,11 +57,18 @@ bench: $(READY) ## measure what the training loop and the losses cost
 	$(BIN)/python tools/bench.py
 	$(BIN)/python tools/bench_losses.py
 
+studies: $(READY) ## run the studies behind data/results, or what is missing of them (hours; stop and resume at will)
+	$(BIN)/python -m kd_course.studies $(STUDY) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FAST),--fast)
+
+report: $(READY) ## draw and write what the studies found
+	$(BIN)/python tools/report.py
+
 preflight: $(READY) ## check this machine
 	$(BIN)/python -m kd_course
 
-teachers: $(READY) ## train the shipped MNIST teacher again
+teachers: $(READY) ## train the shipped MNIST teachers again
 	$(BIN)/python -m kd_course.teachers cnn
+	$(BIN)/python -m kd_course.teachers mlp
 
 fork: ## point badges and bootstrap cells at your fork: make fork SLUG=you/your-repo
 	@$(PYTHON) tools/fork.py "$(SLUG)"

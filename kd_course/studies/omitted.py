@@ -123,7 +123,7 @@ def errors_saved(runs: pd.DataFrame, *, way: str, recipe: str) -> Interval:
 
 def study(*, fast: bool = False) -> Study:
     """The study; see :class:`~kd_course.studies.Study`."""
-    options = {"width": 800, "temperature": 20, "epochs": 1 if fast else 40, "rate": 3e-3}
+    options = {"width": 800, "temperature": 20, "epochs": 1 if fast else 30, "rate": 3e-3}
 
     def saved(way: str, recipe: str) -> Claim:
         """The claim that a bias, chosen so, saves errors."""

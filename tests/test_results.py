@@ -1,0 +1,44 @@
+"""What is written about the studies is what their result files say."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "data" / "results"
+
+
+@pytest.fixture(scope="module")
+def report() -> ModuleType:
+    """``tools/report.py``, which is no part of the package."""
+    specification = importlib.util.spec_from_file_location("report", ROOT / "tools" / "report.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["report"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_page_on_the_results_is_what_make_report_writes(report: ModuleType) -> None:
+    assert (RESULTS / "README.md").read_text(encoding="utf-8") == report.report(), "run 'make report'"
+
+
+def test_the_readme_says_what_make_report_writes(report: ModuleType) -> None:
+    found = report.BETWEEN.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert found, "the README has lost the marks of its measured section"
+    assert found[0] == found[1] + report.summary() + found[2], "run 'make report'"
+
+
+def test_every_finished_study_has_its_picture(report: ModuleType) -> None:
+    assert {path.stem for path in RESULTS.glob("*.png")} == set(report.finished())
+
+
+def test_a_table_in_markdown(report: ModuleType) -> None:
+    import pandas as pd
+
+    table = pd.DataFrame({"x": ["1 ± 2"]}, index=["a"]).rename_axis("method")
+    assert report.markdown(table) == "| method | x |\n| --- | --- |\n| a | 1 ± 2 |"

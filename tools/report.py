@@ -1,0 +1,107 @@
+"""What the studies found, from their result files: figures, ``data/results/README.md``, a section of the README.
+
+``make report`` does it; a test fails where a committed text is not what this file would write today.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from kd_course import plots, studies
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "data" / "results"
+README = ROOT / "README.md"
+BETWEEN = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
+HEADLINES = {"hinton": 3, "patience": 2, "pair": 3, "omitted": 1, "league": 0, "ensembles": 2}  # claims in the README
+
+
+def main() -> None:
+    """Draw every study's figure and write both texts."""
+    import matplotlib.pyplot as plt
+
+    plots.use_course_style()
+    for name in finished():
+        figure = studies.study(name).figure(studies.results(name))
+        figure.savefig(RESULTS / f"{name}.png", dpi=100, metadata={"Software": None})
+        plt.close(figure)
+    (RESULTS / "README.md").write_text(report(), encoding="utf-8")
+    README.write_text(BETWEEN.sub(lambda found: found[1] + summary() + found[2], read(README)), encoding="utf-8")
+
+
+def finished() -> list[str]:
+    """The studies whose result file is there."""
+    return [name for name in studies.STUDIES if (RESULTS / f"{name}.json").is_file()]
+
+
+def report() -> str:
+    """The whole of what was measured: every study with its table, its claims and what would change the conclusion."""
+    parts = [
+        "# What we measured\n\n"
+        "Written by `make report` from the JSON files in this folder; a test fails if they disagree. Each file names\n"
+        "the command that makes it again. A claim is *supported* or *refuted* where the 95 % interval of the paired\n"
+        "difference leaves out 0, and *not told apart from chance* where it does not. `±` is half of that interval.\n"
+    ]
+    for name in finished():
+        chosen, runs, header = studies.study(name), studies.results(name), studies.about(name)
+        minutes = f"{header['seconds'] / 60:.0f} minutes on one core"
+        parts.append(
+            f"## {chosen.question}\n\n"
+            f"`{header['command']}`: {len(runs)} runs, {len(header['seeds'])} seeds, {minutes}; "
+            f"torch {header['versions']['torch']}; {header['data']}.\n\n"
+            f"![{chosen.figure.__doc__.splitlines()[0]}]({name}.png)\n\n"
+            f"{chosen.figure.__doc__.splitlines()[0]}\n\n"
+            f"{markdown(chosen.table(runs))}\n\n"
+            f"{claims(name, runs)}\n\n"
+            f"**What would change the conclusion.** {chosen.would_change}\n"
+        )
+    return "\n".join(parts)
+
+
+def summary() -> str:
+    """The short section of the README: one figure, one table."""
+    rows = []
+    for name in finished():
+        runs = studies.results(name)
+        rows += [line(claim, runs) for claim in studies.study(name).claims[: HEADLINES[name]]]
+    return (
+        "![Test errors of 10,000 against the number of labelled images, from scratch and distilled]"
+        "(data/results/pair.png)\n\n"
+        f"{head()}\n" + "\n".join(rows) + "\n\n"
+        "Every number with its seeds, its command and what would change it: [data/results](data/results/README.md).\n"
+    )
+
+
+def claims(name: str, runs: pd.DataFrame) -> str:
+    """The table of a study's claims and verdicts."""
+    return "\n".join([head(), *(line(claim, runs) for claim in studies.study(name).claims)])
+
+
+def head() -> str:
+    """The head of a table of claims."""
+    return "| Often said | We measured | Seeds | Verdict |\n|---|---|---|---|"
+
+
+def line(claim: studies.Claim, runs: pd.DataFrame) -> str:
+    """One claim as a row."""
+    interval = claim.evidence(runs)
+    return f"| {claim.said} | {interval:+.1f} {claim.unit} | {interval.n} | {claim.verdict(runs)} |"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of strings in Markdown, with its index as the first column."""
+    table = table.reset_index().astype(str)
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def read(path: Path) -> str:
+    """The text of a file."""
+    return path.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
