@@ -135,9 +135,9 @@ def study(*, fast: bool = False) -> Study:
         would_change=(
             "Training length: with a short budget the students from scratch and from the teacher end alike (see the "
             "study of patience). The teacher: the paper's made 67 errors, ours makes as many as its card says, and a "
-            "student cannot learn what its teacher does not know. The learning rate: on validation images (30 epochs, one "
-            "seed) both arms were best at 3e-3, where the student from scratch is far better than at the usual 1e-3; "
-            "with the rate left there, distillation would look better than it is. Moved images, weight decay or "
+            "student cannot learn what its teacher does not know. The learning rate: on validation images (30 epochs, "
+            "one seed) both arms were best at 3e-3, where the student from scratch is far better than at the usual "
+            "1e-3; with the rate left there, distillation would look better than it is. Moved images, weight decay or "
             "dropout for the students would help the baseline too."
         ),
     )
