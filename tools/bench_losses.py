@@ -42,6 +42,25 @@ def kd(s: Tensor, t: Tensor) -> Tensor:
     return 0.1 * F.cross_entropy(s, LABELS) + 0.9 * soft_target(s, t)
 
 
+def decoupled(s: Tensor, t: Tensor) -> Tensor:
+    """T²·(TCKD + 8·NCKD), T = 4, with the label's own logit masked out of the second."""
+    target = F.one_hot(LABELS, s.shape[1])
+    p, q = F.softmax(s / 4, 1), F.softmax(t / 4, 1)
+    p_y, q_y = (p * target).sum(1), (q * target).sum(1)
+    tckd = (q_y * (q_y / p_y).log() + (1 - q_y) * ((1 - q_y) / (1 - p_y)).log()).mean()
+    p, q = F.softmax(s / 4 - 1000 * target, 1), F.log_softmax(t / 4 - 1000 * target, 1)
+    nckd = F.kl_div(p.log().clamp_min(-100), q, reduction="batchmean", log_target=True)
+    return 16 * (tckd + 8 * nckd)
+
+
+def stronger_teacher(s: Tensor, t: Tensor) -> Tensor:
+    """T²·(1 - Pearson) of rows and of columns, T = 4."""
+    p, q = F.softmax(s / 4, 1), F.softmax(t / 4, 1)
+    rows = F.cosine_similarity(p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True), dim=1)
+    columns = F.cosine_similarity(p - p.mean(0), q - q.mean(0), dim=0)
+    return 16 * (2 - rows.mean() - columns.mean())
+
+
 def mean_square(s: Tensor, t: Tensor) -> Tensor:
     """Mean of squared differences."""
     return (s - t).pow(2).mean()
@@ -137,6 +156,12 @@ def pairs() -> dict[str, tuple[Loss, Loss, str]]:
     return {
         "soft_target_loss": (partial(losses.soft_target_loss, temperature=4), soft_target, "logits"),
         "kd_loss": (lambda s, t: losses.kd_loss(s, t, LABELS, temperature=4, alpha=0.9), kd, "logits"),
+        "dkd_loss": (
+            lambda s, t: losses.dkd_loss(s, t, LABELS, alpha=1, beta=8, temperature=4),
+            decoupled,
+            "logits",
+        ),
+        "dist_loss": (partial(losses.dist_loss, beta=1, gamma=1, temperature=4), stronger_teacher, "logits"),
         "logit_mse_loss": (losses.logit_mse_loss, mean_square, "logits"),
         "probability_mse_loss": (
             partial(losses.probability_mse_loss, temperature=4),
