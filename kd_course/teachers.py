@@ -196,7 +196,7 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
     }
     result = {
         "teacher": f"{data.name} {name}",
-        "architecture": type(teacher).__name__,
+        "architecture": _architecture(teacher),
         "parameters": count_parameters(teacher),
         "data": f"MNIST, {len(data.train):,} training images; {len(data.validation):,} held out for validation",
         "data_sha256": MNIST_SHA256,
@@ -215,6 +215,14 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     (folder / _file(data.name, name, "card").name).write_text(text, encoding="utf-8")
     return result
+
+
+def _architecture(model: nn.Module) -> str:
+    """The name of a network's class; of a plain stack its widths: ``MLP 784-1200-1200-10``."""
+    if not isinstance(model, nn.Sequential):
+        return type(model).__name__
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    return "MLP " + "-".join(str(width) for width in (layers[0].in_features, *(layer.out_features for layer in layers)))
 
 
 def main() -> None:
