@@ -24,7 +24,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test lint unit notebooks format refresh bench studies report preflight teachers fork clean
+.PHONY: help lab test lint unit notebooks format refresh bench studies report slides preflight teachers fork clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,9 @@ studies: $(READY) ## run the studies behind data/results, or what is missing of 
 
 report: $(READY) ## draw and write what the studies found
 	$(BIN)/python tools/report.py
+
+slides: $(READY) ## make slides of the notebooks, in build/slides
+	$(BIN)/python tools/slides.py
 
 preflight: $(READY) ## check this machine
 	$(BIN)/python -m kd_course
