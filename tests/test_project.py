@@ -157,6 +157,33 @@ def test_conda_environments_agree_with_pyproject(file: str, renamed: dict[str, s
     assert python in SpecifierSet(PROJECT["requires-python"])
 
 
+# --- Binder -----------------------------------------------------------------------------------------------------------
+
+
+def test_binder_reads_its_folder_as_it_is_meant(tmp_path: Path):
+    """What repo2docker would do with this repository, said in a Dockerfile; nothing is built."""
+    shutil.copytree(ROOT / "binder", tmp_path / "binder")
+    shutil.copy(ROOT / "environment.yml", tmp_path)  # must be ignored, because there is a folder named binder
+    command = [
+        sys.executable,
+        "-m",
+        "repo2docker",
+        "--no-build",
+        "--debug",
+        "--user-id",
+        "1000",
+        "--user-name",
+        "learner",
+    ]
+    run = subprocess.run([*command, str(tmp_path)], capture_output=True, encoding="utf-8", check=False)
+    assert run.returncode == 0, run.stderr
+    dockerfile = run.stdout + run.stderr
+    assert 'env update -p ${NB_PYTHON_PREFIX} --file "binder/environment.yml"' in dockerfile
+    assert "RUN ./binder/postBuild" in dockerfile
+    assert "Building conda environment for python=3.12" in dockerfile
+    assert "--editable ." in (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
+
+
 def test_one_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
