@@ -71,7 +71,7 @@ def environment(site: Path, cache: Path) -> dict[str, str]:
 
 def test_the_wheel_carries_package_teachers_and_results_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "kd_course").rglob("*.py")}
+    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "kd_course").rglob("*.[pj][ys]")}
     shipped = {
         f"kd_course/shipped/{path.relative_to(ROOT / 'data').as_posix()}"
         for folder in ("teachers", "results")
