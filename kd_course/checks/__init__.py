@@ -4,7 +4,10 @@ A check never raises. It knows the classic mistakes of its exercise and calls th
 """
 
 from kd_course.checks._verdict import Verdict
+from kd_course.checks.ensembles import ensemble_targets, ensemble_weights, mean_probabilities, pairwise_disagreement
+from kd_course.checks.feature import attention_map, hint_loss, info_nce, trained_together
 from kd_course.checks.hinton import best_bias, convert_beta, kd_loss, transfer_objective
+from kd_course.checks.relation import centred_sp, gram_rows, relative_distances, vertex_cosine
 from kd_course.checks.start import compression_ratio, error_reduction
 from kd_course.checks.targets import (
     class_similarity,
@@ -23,14 +26,24 @@ from kd_course.checks.temperature import (
 
 __all__ = [
     "Verdict",
+    "attention_map",
     "best_bias",
+    "centred_sp",
     "class_similarity",
     "compression_ratio",
     "convert_beta",
+    "ensemble_targets",
+    "ensemble_weights",
     "entropy_bits",
     "error_reduction",
     "fit_temperature",
+    "gram_rows",
+    "hint_loss",
+    "info_nce",
     "kd_loss",
+    "mean_probabilities",
+    "pairwise_disagreement",
+    "relative_distances",
     "second_choice",
     "shuffle_within_class",
     "soft_cross_entropy",
@@ -38,5 +51,7 @@ __all__ = [
     "soft_targets",
     "temperature_schedule",
     "temperature_softmax",
+    "trained_together",
     "transfer_objective",
+    "vertex_cosine",
 ]

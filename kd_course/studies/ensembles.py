@@ -8,6 +8,7 @@ on validation images; the test set is read once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -23,7 +24,7 @@ from kd_course.data import Batch, Data, Split, load_data
 from kd_course.ensembles import Ensemble, average_probabilities, fit_weights, member_logits
 from kd_course.evaluation import Interval, errors, latency, mean_interval, measure, paired_difference, size_bytes
 from kd_course.inference import freeze, predict
-from kd_course.losses import kd_loss
+from kd_course.losses import kd_loss, soft_target_loss
 from kd_course.models import MixerNet, SeparableNet, StudentNet, count_parameters, mlp
 from kd_course.plots import COLOURS, MARKERS
 from kd_course.runtime import seeded
@@ -36,13 +37,15 @@ if TYPE_CHECKING:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], float]] = {
     # name: (how to build it, its learning rate, chosen on validation images)
-    "MLP": (partial(mlp, 200), 2e-3),
+    "MLP": (partial(mlp, 200), 5e-3),
     "StudentNet": (StudentNet, 5e-3),
-    "SeparableNet": (SeparableNet, 1e-2),
-    "MixerNet": (MixerNet, 2e-3),
-    "small": (partial(mlp, 64), 5e-3),
+    "SeparableNet": (SeparableNet, 2e-2),
+    "MixerNet": (MixerNet, 4e-3),
+    "small": (partial(mlp, 64), 1e-2),
 }
 ARCHITECTURES = ("MLP", "StudentNet", "SeparableNet", "MixerNet")
+LABELS, SEEN, UNLABELLED = 5_000, 60_000, 20_000  # labelled images; images seen, repeats counted; images without labels
+TEMPERATURE, ALPHA = 2.0, 0.9  # chosen on validation images with a seed (100) that is not among the study's
 STUDENT_SEED = 500  # a student never starts where the member of its architecture started
 
 
@@ -86,7 +89,7 @@ def _best(members: list[nn.Module], data: Data) -> nn.Module:
     return min(members, key=lambda member: errors(predict(member, data.validation), data.validation.labels))
 
 
-def _numbers(network: nn.Module, data: Data, seconds: float) -> Mapping[str, float]:
+def _numbers(network: nn.Module, seconds: float, *, data: Data) -> Mapping[str, float]:
     """Quality on test, cost in time and memory; latencies on one thread, median and interquartile range."""
     alone = latency(network, batch_size=1)
     together = latency(network, batch_size=256, repeats=15, warm_up=3)
@@ -105,31 +108,39 @@ def _numbers(network: nn.Module, data: Data, seconds: float) -> Mapping[str, flo
 def best_single(data: Data, seed: int, *, labels: int, seen: int) -> Mapping[str, float]:
     """The best of the four architectures; to know which, all four have to be trained."""
     members, seconds = _members(data, seed, labels, seen)
-    return _numbers(_best(members, data), data, seconds)
+    return _numbers(_best(members, data), seconds, data=data)
 
 
 def ensemble(data: Data, seed: int, *, one: str, weighted: bool, labels: int, seen: int) -> Mapping[str, float]:
     """The mean of the members' probabilities, simple or with weights fitted on validation."""
     members, seconds = _members(data, seed, labels, seen, one=one)
     weights = fit_weights(member_logits(members, data.validation), data.validation.labels) if weighted else None
-    return _numbers(Ensemble(members, weights), data, seconds)
+    return _numbers(Ensemble(members, weights), seconds, data=data)
 
 
 def student(
-    data: Data, seed: int, *, network: str, teacher: str, images: int, temperature: float, alpha: float, labels: int,
+    data: Data,
+    seed: int,
+    *,
+    network: str,
+    teacher: str,
+    images: int,
+    temperature: float,
+    alpha: float,
+    labels: int,
     seen: int,
-) -> Mapping[str, float]:  # fmt: skip
-    """One student: from scratch (``teacher`` = ""), of the ``"best single"`` or of the ``"ensemble"``.
+) -> Mapping[str, float]:
+    """One student: from scratch (``teacher`` = ""), or of the ``"best single"``, the ``"ensemble"``, ``"four seeds"``.
 
-    It sees ``images`` images: the labelled ones if there are as many, else those and more, whose labels are hidden.
+    It sees ``images`` images: the labelled ones if there are as many, else those and more, with all labels hidden.
     """
     if not teacher:
-        return _numbers(*_reordered(_labelled(data, seed, seed + STUDENT_SEED, network, labels, seen), data))
-    members, seconds = _members(data, seed, labels, seen)
-    asked = members if teacher == "ensemble" else [_best(members, data)]
+        return _numbers(*_labelled(data, seed, seed + STUDENT_SEED, network, labels, seen), data=data)
+    members, seconds = _members(data, seed, labels, seen, one="StudentNet" if teacher == "four seeds" else "")
+    asked = [_best(members, data)] if teacher == "best single" else members
     train = data.train.take(min(images, len(data.train)), seed=seed)  # a larger draw contains the smaller one
     if images > labels:
-        train = replace(train, labels=torch.full_like(train.labels, -1))  # no loss can use them
+        train = replace(train, labels=torch.full_like(train.labels, -1))  # a loss that touched them would fail
     train = train.with_teacher(average_probabilities(member_logits(asked, train), temperature=temperature))
 
     def objective(model: nn.Module, batch: Batch) -> Tensor:
@@ -139,4 +150,325 @@ def student(
         return kd_loss(logits, batch.teacher_logits, batch.labels, temperature=temperature, alpha=alpha)
 
     model, own = _train(network, objective, train, seed=seed + STUDENT_SEED, seen=seen)
-    return _numbers(model, data, seconds + own)
+    return _numbers(model, seconds + own, data=data)
+
+
+def costs(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per recipe, over the seeds: the median of each latency, the mean of every other number."""
+    by_recipe = runs.groupby("recipe", sort=False)
+    found = by_recipe.mean(numeric_only=True)
+    latencies = [name for name in found if name.startswith("latency")]
+    found[latencies] = by_recipe[latencies].median()
+    return found
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
+    """The cost table: errors, calibration, time, memory and training of every way to answer.
+
+    Times are those of one thread after warm-up, median and interquartile range over the seeds.
+    """
+    import pandas as pd
+
+    quartiles = runs.groupby("recipe")[["latency_1_ms", "latency_256_ms"]].quantile([0.25, 0.75]).unstack()
+    spread = quartiles.xs(0.75, axis=1, level=1) - quartiles.xs(0.25, axis=1, level=1)
+    rows = {}
+    for name, cost in costs(runs).iterrows():
+        rows[name] = {
+            "test errors": f"{mean_interval(runs.query('recipe == @name')['errors']):.0f}",
+            "NLL": f"{cost['nll']:.3f}",
+            "ECE (%)": f"{100 * cost['ece']:.1f}",
+            "ms, batch 1 (IQR)": f"{cost['latency_1_ms']:.2f} ({spread.loc[name, 'latency_1_ms']:.2f})",
+            "ms, batch 256 (IQR)": f"{cost['latency_256_ms']:.1f} ({spread.loc[name, 'latency_256_ms']:.1f})",
+            "parameters": f"{cost['parameters']:,.0f}",
+            "kB": f"{cost['bytes'] / 1000:,.0f}",
+            "training s": f"{cost['training_seconds']:.0f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
+
+
+def pareto(cost: pd.DataFrame, *, tolerance: float = 0.1) -> list[str]:
+    """Recipes that no other beats: none with fewer errors takes at most (1 + tolerance) times as long at batch 1.
+
+    The tolerance keeps the noise of the clock from ranking two networks of one architecture.
+    """
+    return [
+        name
+        for name, own in cost.iterrows()
+        if not (
+            (cost["errors"] < own["errors"]) & (cost["latency_1_ms"] <= (1 + tolerance) * own["latency_1_ms"])
+        ).any()
+    ]
+
+
+def figure(runs: pd.DataFrame) -> Figure:
+    """Test errors against the time of one answer, for every way to use four networks; the Pareto front is ringed."""
+    import matplotlib.pyplot as plt
+
+    cost = costs(runs)
+    cells = {name: mean_interval(runs.query("recipe == @name")["errors"]) for name in cost.index}
+    canvas, ax = plt.subplots(figsize=(11, 7))
+    for name, cell in cells.items():
+        style = {"color": COLOURS[_role(name)], "marker": MARKERS[_role(name)], "capsize": 3, "elinewidth": 1}
+        ax.errorbar(cost.loc[name, "latency_1_ms"], cell.mean, yerr=cell.half_width, **style)
+    ringed = cost.loc[pareto(cost)]
+    ax.plot(ringed["latency_1_ms"], ringed["errors"], "o", markersize=16, fillstyle="none", color="black", mew=1)
+    ax.set(xscale="log", yscale="log", ylim=(0.8 * cost["errors"].min(), 1.25 * cost["errors"].max()))
+    for _, column in cost.sort_values("errors").groupby(_column(cost["latency_1_ms"])):
+        heights = _spread(column["errors"].tolist(), 1.05)
+        for name, height in zip(column.index, heights, strict=True):
+            ax.annotate(
+                name,
+                (cost.loc[name, "latency_1_ms"], cells[name].mean),
+                (column["latency_1_ms"].max() * 1.18, height),
+                va="center",
+                fontsize=10,
+                color=COLOURS[_role(name)],
+                arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.7, "shrinkB": 9, "relpos": (0, 0.5)},
+            )
+    ax.set(xlabel="milliseconds per answer (batch 1, one thread)", ylabel="test errors of 10,000")
+    ax.set_xlim(right=cost["latency_1_ms"].max() * 4)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:.0f}")
+    ax.yaxis.set_minor_formatter("{x:.0f}")
+    return canvas
+
+
+def _role(name: str) -> str:
+    """Whose colour a recipe has: an ensemble teaches, the rest are students, or the single network."""
+    if "scratch" in name:
+        return "scratch"
+    return "distilled" if "student" in name else "teacher" if "ensemble" in name else "neutral"
+
+
+def _column(latencies: pd.Series, gap: float = 1.5) -> pd.Series:
+    """The number of the column that each latency is drawn in: a new one begins after a step by ``gap`` or more."""
+    in_order = latencies.sort_values()
+    return (in_order / in_order.shift() >= gap).cumsum()
+
+
+def _spread(heights: list[float], ratio: float) -> list[float]:
+    """Heights in rising order, moved apart to at least this ratio between neighbours, about where they were."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] * ratio) if placed else height)
+    shift = math.prod(new / old for new, old in zip(placed, heights, strict=True)) ** (1 / len(heights))
+    return [height / shift for height in placed]
+
+
+class Limit(NamedTuple):
+    """A situation: what an answer may cost, as fractions of what the simple ensemble costs."""
+
+    given: str
+    latency: float = float("inf")
+    bytes: float = float("inf")
+    training: float = float("inf")
+    unlabelled: bool = False
+
+    def fits(self, cost: pd.DataFrame) -> pd.DataFrame:
+        """The rows of ``cost`` that keep to this limit."""
+        whole = cost.loc["simple ensemble"]
+        return cost[
+            (cost["latency_1_ms"] <= self.latency * whole["latency_1_ms"])
+            & (cost["bytes"] <= self.bytes * whole["bytes"])
+            & (cost["training_seconds"] <= self.training * whole["training_seconds"])
+            & (self.unlabelled | ~cost.index.str.contains("unlabelled"))
+        ]
+
+
+LIMITS = (
+    Limit("accuracy is all that counts"),
+    Limit("an answer may take half as long as the ensemble's", latency=0.5),
+    Limit("an answer may take a tenth as long as the ensemble's", latency=0.1),
+    Limit("half of the ensemble's memory is there", bytes=0.5),
+    Limit("a fifth of the ensemble's memory is there", bytes=0.2),
+    Limit("training may take a third as long as the ensemble's", training=1 / 3),
+    Limit("unlabelled images are at hand", unlabelled=True),
+    Limit("unlabelled images are at hand, and a tenth of the ensemble's time", latency=0.1, unlabelled=True),
+)
+
+
+def decision_guide(runs: pd.DataFrame) -> pd.DataFrame:
+    """For each situation the recipe with the fewest mean validation errors among those that fit it, with its cost.
+
+    ``no worse, as far as we can tell`` names the others that fit and whose test errors, paired by seed, are not told
+    apart from the choice's.
+    """
+    import pandas as pd
+
+    cost = costs(runs)
+    by_seed = runs.pivot(index="seed", columns="recipe", values="errors")
+    rows = []
+    for limit in LIMITS:
+        fitting = limit.fits(cost)
+        if fitting.empty:
+            rows.append({"if": limit.given, "choose": "nothing that we measured"})
+            continue
+        name = fitting["validation_errors"].idxmin()
+        alike = [
+            other
+            for other in fitting.index.drop(name)
+            if not paired_difference(by_seed[other], by_seed[name]).excludes_zero()
+        ]
+        rows.append(
+            {
+                "if": limit.given,
+                "choose": name,
+                "test errors": f"{mean_interval(by_seed[name]):.0f}",
+                "ms, batch 1": f"{fitting.loc[name, 'latency_1_ms']:.2f}",
+                "kB": f"{fitting.loc[name, 'bytes'] / 1000:,.0f}",
+                "training s": f"{fitting.loc[name, 'training_seconds']:.0f}",
+                "no worse, as far as we can tell": "; ".join(alike) or "none",
+            }
+        )
+    return pd.DataFrame(rows).fillna("").set_index("if")
+
+
+EVIDENCE = (
+    # hyper-parameter, study, how the claim begins that bears on it
+    ("T", "pair", "The temperature matters"),
+    ("T", "hinton", "With 30 units a low temperature is better"),
+    ("T", "hinton", "With 300 units it matters"),
+    ("α", "pair", "Labels beside soft targets help"),
+    ("student size", "ensembles", "A larger student is worth it"),
+    ("training length", "patience", "Distillation speeds learning up"),
+    ("training length", "patience", "The gain grows with patience"),
+    ("number of labels", "pair", "Distillation helps with 300 labelled images"),
+    ("number of labels", "pair", "Distillation helps with 55,000 labelled images"),
+)
+UNSUPPORTED = "not supported by our measurements"
+
+
+def hyperparameter_guide(*, folder: Path | None = None) -> pd.DataFrame:
+    """What is often advised about T, α, size, training length and labels, each line with the measurement behind it.
+
+    A line without a result file, or whose interval holds 0, says "not supported by our measurements".
+    """
+    import pandas as pd
+
+    rows = []
+    for parameter, name, beginning in EVIDENCE:
+        claim = next(claim for claim in studies.study(name).claims if claim.said.startswith(beginning))
+        row = {"parameter": parameter, "advice": claim.said, "study": name}
+        try:
+            runs = studies.results(name, folder=folder)
+        except FileNotFoundError:
+            rows.append(row | {"measured": "not yet", "verdict": UNSUPPORTED})
+            continue
+        interval, verdict = claim.evidence(runs), claim.verdict(runs)
+        rows.append(
+            row
+            | {
+                "measured": f"{interval:+.1f} {claim.unit} ({interval.n} seeds)",
+                "verdict": verdict if interval.excludes_zero() else UNSUPPORTED,
+            }
+        )
+    return pd.DataFrame(rows).set_index("parameter")
+
+
+def _calibration(runs: pd.DataFrame) -> Interval:
+    """How much smaller the ECE of the simple ensemble is than that of the best single member, in %."""
+    return gain(runs.assign(ece=100 * runs["ece"]), "ece", of="simple ensemble", over="best single")
+
+
+def _load(*, fast: bool) -> Data:
+    """The course's data, without a teacher: the members are the teachers here. Few images if ``fast``."""
+    data = load_data()
+    if not fast:
+        return data
+    parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    return replace(data, **{name: part.take(min(300, len(part)), seed=0) for name, part in parts.items()})
+
+
+def study(*, fast: bool = False) -> Study:
+    """The study; see :class:`~kd_course.studies.Study`."""
+    budget = {"labels": 100, "seen": 200} if fast else {"labels": LABELS, "seen": SEEN}
+    unlabelled = 200 if fast else UNLABELLED
+    on_labels = {"images": budget["labels"], "temperature": TEMPERATURE, "alpha": ALPHA, **budget}
+    on_more = {"images": unlabelled, "temperature": TEMPERATURE, "alpha": 1.0, **budget}
+    recipes = {
+        "best single": partial(best_single, **budget),
+        "simple ensemble": partial(ensemble, one="", weighted=False, **budget),
+        "weighted ensemble": partial(ensemble, one="", weighted=True, **budget),
+        "ensemble of four seeds": partial(ensemble, one="StudentNet", weighted=False, **budget),
+    }
+    for size, network in (("", "StudentNet"), ("small ", "small")):
+        made = partial(student, network=network)
+        recipes |= {
+            f"{size}student from scratch": partial(made, teacher="", **on_labels),
+            f"{size}student from best single": partial(made, teacher="best single", **on_labels),
+            f"{size}student from ensemble": partial(made, teacher="ensemble", **on_labels),
+            f"{size}student from ensemble, unlabelled images": partial(made, teacher="ensemble", **on_more),
+        }
+    recipes["student from four seeds"] = partial(student, network="StudentNet", teacher="four seeds", **on_labels)
+    saves = partial(partial, gain, metric="errors")
+    return Study(
+        question="What do many networks give, and how much of it can one student keep, at which cost?",
+        load=partial(_load, fast=fast),
+        recipes=recipes,
+        table=table,
+        figure=figure,
+        claims=(
+            Claim(
+                "A student of the ensemble errs less than a student of its best member.",
+                "test errors fewer",
+                saves(of="student from ensemble", over="student from best single"),
+            ),
+            Claim(
+                "The mean of four architectures errs less than the best of them.",
+                "test errors fewer",
+                saves(of="simple ensemble", over="best single"),
+            ),
+            Claim(
+                "Weights fitted on validation make the ensemble better.",
+                "test errors fewer",
+                saves(of="weighted ensemble", over="simple ensemble"),
+            ),
+            Claim(
+                "Different architectures make a better ensemble than four seeds of one (StudentNet).",
+                "test errors fewer",
+                saves(of="simple ensemble", over="ensemble of four seeds"),
+            ),
+            Claim("An ensemble is better calibrated than its best member.", "% ECE less", _calibration),
+            Claim(
+                "The better ensemble is the better teacher: a student of the four seeds against one of the four kinds.",
+                "test errors fewer",
+                saves(of="student from four seeds", over="student from ensemble"),
+            ),
+            Claim(
+                "A student of the ensemble errs less than one from scratch.",
+                "test errors fewer",
+                saves(of="student from ensemble", over="student from scratch"),
+            ),
+            Claim(
+                "A small student of the ensemble errs less than one from scratch.",
+                "test errors fewer",
+                saves(of="small student from ensemble", over="small student from scratch"),
+            ),
+            Claim(
+                "A small student learns more from the ensemble than from its best member.",
+                "test errors fewer",
+                saves(of="small student from ensemble", over="small student from best single"),
+            ),
+            Claim(
+                "A student is as good as the ensemble it learned from, or better.",
+                "test errors fewer than the simple ensemble",
+                saves(of="student from ensemble", over="simple ensemble"),
+            ),
+            Claim(
+                f"{UNLABELLED:,} images without labels teach a small student more than {LABELS:,} with labels.",
+                "test errors fewer",
+                saves(of="small student from ensemble, unlabelled images", over="small student from ensemble"),
+            ),
+            Claim(
+                "A larger student is worth it: StudentNet against an MLP with 64 hidden units, both of the ensemble.",
+                "test errors fewer",
+                saves(of="student from ensemble", over="small student from ensemble"),
+            ),
+        ),
+        would_change=(
+            "How unequal the members are: here one of the four is far better than the rest, which hurts a simple mean "
+            "and helps a weighted one. The number of labels: with all of MNIST the members hardly err. The budget: "
+            "every training saw 60,000 images, and longer training helps some networks more than others. T, α and the "
+            "learning rates were chosen with one seed. Latencies belong to one thread of one machine."
+        ),
+    )
