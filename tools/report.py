@@ -67,9 +67,10 @@ def summary() -> str:
     for name in finished():
         runs = studies.results(name)
         rows += [line(claim, runs) for claim in studies.study(name).claims[: HEADLINES[name]]]
+    shown = next(name for name in ("pair", "hinton", "ensembles") if name in finished())
+    described = studies.study(shown).figure.__doc__.splitlines()[0]
     return (
-        "![Test errors of 10,000 against the number of labelled images, from scratch and distilled]"
-        "(data/results/pair.png)\n\n"
+        f"![{described}](data/results/{shown}.png)\n\n*{described}*\n\n"
         f"{head()}\n" + "\n".join(rows) + "\n\n"
         "Every number with its seeds, its command and what would change it: [data/results](data/results/README.md).\n"
     )
