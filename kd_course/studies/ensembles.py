@@ -12,17 +12,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course import studies
 from kd_course.data import Batch, Data, Split, load_data
 from kd_course.ensembles import Ensemble, average_probabilities, fit_weights, member_logits
-from kd_course.evaluation import Interval, errors, latency, mean_interval, measure, paired_difference, size_bytes
+from kd_course.evaluation import Interval, errors, latency, mean_interval, measure, size_bytes
 from kd_course.inference import freeze, predict
 from kd_course.losses import kd_loss, soft_target_loss
 from kd_course.models import MixerNet, SeparableNet, StudentNet, count_parameters, mlp
@@ -253,116 +251,6 @@ def _spread(heights: list[float], ratio: float) -> list[float]:
         placed.append(max(height, placed[-1] * ratio) if placed else height)
     shift = math.prod(new / old for new, old in zip(placed, heights, strict=True)) ** (1 / len(heights))
     return [height / shift for height in placed]
-
-
-class Limit(NamedTuple):
-    """A situation: what an answer may cost, as fractions of what the simple ensemble costs."""
-
-    given: str
-    latency: float = float("inf")
-    bytes: float = float("inf")
-    training: float = float("inf")
-    unlabelled: bool = False
-
-    def fits(self, cost: pd.DataFrame) -> pd.DataFrame:
-        """The rows of ``cost`` that keep to this limit."""
-        whole = cost.loc["simple ensemble"]
-        return cost[
-            (cost["latency_1_ms"] <= self.latency * whole["latency_1_ms"])
-            & (cost["bytes"] <= self.bytes * whole["bytes"])
-            & (cost["training_seconds"] <= self.training * whole["training_seconds"])
-            & (self.unlabelled | ~cost.index.str.contains("unlabelled"))
-        ]
-
-
-LIMITS = (
-    Limit("accuracy is all that counts"),
-    Limit("an answer may take half as long as the ensemble's", latency=0.5),
-    Limit("an answer may take a tenth as long as the ensemble's", latency=0.1),
-    Limit("half of the ensemble's memory is there", bytes=0.5),
-    Limit("a fifth of the ensemble's memory is there", bytes=0.2),
-    Limit("training may take a third as long as the ensemble's", training=1 / 3),
-    Limit("unlabelled images are at hand", unlabelled=True),
-    Limit("unlabelled images are at hand, and a tenth of the ensemble's time", latency=0.1, unlabelled=True),
-)
-
-
-def decision_guide(runs: pd.DataFrame) -> pd.DataFrame:
-    """For each situation the recipe with the fewest mean validation errors among those that fit it, with its cost.
-
-    ``no worse, as far as we can tell`` names the others that fit and whose test errors, paired by seed, are not told
-    apart from the choice's.
-    """
-    import pandas as pd
-
-    cost = costs(runs)
-    by_seed = runs.pivot(index="seed", columns="recipe", values="errors")
-    rows = []
-    for limit in LIMITS:
-        fitting = limit.fits(cost)
-        if fitting.empty:
-            rows.append({"if": limit.given, "choose": "nothing that we measured"})
-            continue
-        name = fitting["validation_errors"].idxmin()
-        alike = [
-            other
-            for other in fitting.index.drop(name)
-            if not paired_difference(by_seed[other], by_seed[name]).excludes_zero()
-        ]
-        rows.append(
-            {
-                "if": limit.given,
-                "choose": name,
-                "test errors": f"{mean_interval(by_seed[name]):.0f}",
-                "ms, batch 1": f"{fitting.loc[name, 'latency_1_ms']:.2f}",
-                "kB": f"{fitting.loc[name, 'bytes'] / 1000:,.0f}",
-                "training s": f"{fitting.loc[name, 'training_seconds']:.0f}",
-                "no worse, as far as we can tell": "; ".join(alike) or "none",
-            }
-        )
-    return pd.DataFrame(rows).fillna("").set_index("if")
-
-
-EVIDENCE = (
-    # hyper-parameter, study, how the claim begins that bears on it
-    ("T", "pair", "The temperature matters"),
-    ("T", "hinton", "With 30 units a low temperature is better"),
-    ("T", "hinton", "With 300 units it matters"),
-    ("α", "pair", "Labels beside soft targets help"),
-    ("student size", "ensembles", "A larger student is worth it"),
-    ("training length", "patience", "Distillation speeds learning up"),
-    ("training length", "patience", "The gain grows with patience"),
-    ("number of labels", "pair", "Distillation helps with 300 labelled images"),
-    ("number of labels", "pair", "Distillation helps with 55,000 labelled images"),
-)
-UNSUPPORTED = "not supported by our measurements"
-
-
-def hyperparameter_guide(*, folder: Path | None = None) -> pd.DataFrame:
-    """What is often advised about T, α, size, training length and labels, each line with the measurement behind it.
-
-    A line without a result file, or whose interval holds 0, says "not supported by our measurements".
-    """
-    import pandas as pd
-
-    rows = []
-    for parameter, name, beginning in EVIDENCE:
-        claim = next(claim for claim in studies.study(name).claims if claim.said.startswith(beginning))
-        row = {"parameter": parameter, "advice": claim.said, "study": name}
-        try:
-            runs = studies.results(name, folder=folder)
-        except FileNotFoundError:
-            rows.append(row | {"measured": "not yet", "verdict": UNSUPPORTED})
-            continue
-        interval, verdict = claim.evidence(runs), claim.verdict(runs)
-        rows.append(
-            row
-            | {
-                "measured": f"{interval:+.1f} {claim.unit} ({interval.n} seeds)",
-                "verdict": verdict if interval.excludes_zero() else UNSUPPORTED,
-            }
-        )
-    return pd.DataFrame(rows).set_index("parameter")
 
 
 def _calibration(runs: pd.DataFrame) -> Interval:

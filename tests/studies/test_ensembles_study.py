@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,14 +12,13 @@ import torch
 
 from kd_course import studies
 from kd_course.data import Data
-from kd_course.evaluation import errors, paired_difference
+from kd_course.evaluation import errors
 from kd_course.inference import predict
 from kd_course.studies import ensembles
-from kd_course.studies.ensembles import LIMITS, UNSUPPORTED, Limit, costs, decision_guide, hyperparameter_guide, pareto
+from kd_course.studies.ensembles import costs, pareto
 
 BUDGET = {"labels": 100, "seen": 200}
 COSTS = ("latency_1_ms", "latency_256_ms", "parameters", "bytes", "training_seconds")
-PARAMETERS = {"T", "α", "student size", "training length", "number of labels"}
 RECIPES = list(studies.study("ensembles", fast=True).recipes)
 
 
@@ -137,48 +134,6 @@ def test_costs_are_medians_of_time_and_means_of_the_rest():
         assert cost["errors"] == pytest.approx(own["errors"].mean())
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_decision_guide_chooses_what_a_plain_search_finds(seed: int):
-    made = imagined(seed)
-    guide, cost = decision_guide(made), costs(made)
-    whole = cost.loc["simple ensemble"]
-    by_seed = made.pivot(index="seed", columns="recipe", values="errors")
-    for limit in LIMITS:
-        allowed = [
-            name
-            for name in RECIPES
-            if cost.loc[name, "latency_1_ms"] <= limit.latency * whole["latency_1_ms"]
-            and cost.loc[name, "bytes"] <= limit.bytes * whole["bytes"]
-            and cost.loc[name, "training_seconds"] <= limit.training * whole["training_seconds"]
-            and (limit.unlabelled or "unlabelled" not in name)
-        ]
-        line = guide.loc[limit.given]
-        if not allowed:
-            assert line["choose"] == "nothing that we measured"
-            continue
-        best = min(allowed, key=lambda name: cost.loc[name, "validation_errors"])
-        assert line["choose"] == best
-        assert line["test errors"].startswith(f"{by_seed[best].mean():.0f} ± ")
-        alike = [
-            name
-            for name in allowed
-            if name != best and not paired_difference(by_seed[name], by_seed[best]).excludes_zero()
-        ]
-        assert line["no worse, as far as we can tell"] == ("; ".join(alike) or "none")
-
-
-def test_the_guide_follows_the_numbers():
-    """Make another recipe the best, and it is the one that is chosen."""
-    made = imagined()
-    for name in ("simple ensemble", "student from ensemble"):
-        better = made.assign(validation_errors=made["validation_errors"].where(made["recipe"] != name, 1))
-        assert decision_guide(better).loc[LIMITS[0].given, "choose"] == name
-
-
-def test_a_limit_that_nothing_keeps_to():
-    assert Limit("no time at all", latency=0).fits(costs(imagined())).empty
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_the_cost_table_says_what_the_runs_say(seed: int):
     made = imagined(seed)
@@ -191,37 +146,6 @@ def test_the_cost_table_says_what_the_runs_say(seed: int):
         assert shown.loc[name, "test errors"].startswith(f"{own['errors'].mean():.0f} ± ")
         assert shown.loc[name, "ms, batch 1 (IQR)"] == f"{times.median():.2f} ({iqr:.2f})"
         assert shown.loc[name, "ECE (%)"] == f"{100 * own['ece'].mean():.1f}"
-
-
-@pytest.mark.parametrize(("parameter", "name", "beginning"), ensembles.EVIDENCE)
-def test_every_line_of_the_hyperparameter_guide_leads_to_one_claim(parameter: str, name: str, beginning: str):
-    assert [claim.said.startswith(beginning) for claim in studies.study(name).claims].count(True) == 1
-    assert parameter in PARAMETERS
-
-
-def test_the_hyperparameter_guide_says_so_where_nothing_was_measured(tmp_path: Path):
-    guide = hyperparameter_guide(folder=tmp_path)
-    assert set(guide["verdict"]) == {UNSUPPORTED}
-    assert set(guide["measured"]) == {"not yet"}
-    assert set(guide.index) == PARAMETERS
-
-
-@pytest.mark.parametrize(
-    ("small", "verdict", "measured"),
-    [
-        ([150, 152, 149], "supported", "+50.3 "),
-        ([50, 52, 49], "refuted", "-49.7 "),
-        ([90, 120, 95], UNSUPPORTED, "+1.7 "),
-    ],
-)
-def test_the_hyperparameter_guide_follows_the_numbers(tmp_path: Path, small: list[int], verdict: str, measured: str):
-    made = imagined(seeds=3)
-    made.loc[made["recipe"] == "student from ensemble", "errors"] = 100
-    made.loc[made["recipe"] == "small student from ensemble", "errors"] = small
-    (tmp_path / "ensembles.json").write_text(json.dumps({"runs": json.loads(made.to_json(orient="records"))}))
-    line = hyperparameter_guide(folder=tmp_path).loc["student size"]
-    assert line["verdict"] == verdict
-    assert line["measured"].startswith(measured) and "(3 seeds)" in line["measured"]
 
 
 def test_neighbouring_labels_of_the_figure_keep_their_distance():
