@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 COSTS = ROOT / "data" / "results" / "notebooks.json"
-README = ROOT / "README.md"
+TABLES = {"README": ROOT / "README.md", "the instructor's guide": ROOT / "notebooks" / "instructor" / "guide.md"}
 LIMITS = {"seconds": 90, "slowest_cell_seconds": 30, "megabytes_above_imports": 800}
 ALLOWED = {
     "IPython",
@@ -146,9 +146,10 @@ def test_the_first_cell_tells_the_measured_seconds(path: Path):
 
 
 @each_notebook
-def test_the_readme_tells_the_measured_figures(path: Path):
-    row = re.search(rf"^\|.*\(notebooks/{path.name}\).*$", README.read_text(encoding="utf-8"), re.MULTILINE)
-    assert row, f"{path.name} has no row in the table of README.md"
+@pytest.mark.parametrize("page", TABLES)
+def test_every_table_of_the_notebooks_tells_the_measured_figures(path: Path, page: str):
+    row = re.search(rf"^\|.*/{path.name}\).*$", TABLES[page].read_text(encoding="utf-8"), re.MULTILINE)
+    assert row, f"{path.name} has no row in the table of {page}"
     cost = costs()[path.stem]
     assert f"| {cost['seconds']} s | {cost['megabytes_above_imports']} MB |" in row[0]
     minutes = re.search(r"(\d+) minutes to teach", nbformat.read(path, as_version=4).cells[0].source)[1]

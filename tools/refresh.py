@@ -2,7 +2,7 @@
 
 ``make refresh`` runs all of them; ``python tools/refresh.py notebooks/02_temperature.ipynb`` runs one. The seconds and
 the peak memory above importing torch and torchvision go to ``data/results/notebooks.json``, and from there into the
-first cell of each notebook and the table of the README.
+first cell of each notebook and the tables of the README and the instructor's guide.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 COSTS = ROOT / "data" / "results" / "notebooks.json"
+TABLES = [ROOT / "README.md", ROOT / "notebooks" / "instructor" / "guide.md"]
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 PEAK = """
@@ -49,7 +50,7 @@ def main() -> None:
         print(f"{path.name}: {costs[path.stem]}")
     COSTS.parent.mkdir(parents=True, exist_ok=True)
     COSTS.write_text(json.dumps(dict(sorted(costs.items())), indent=2) + "\n", encoding="utf-8")
-    write_table(costs)
+    write_tables(costs)
 
 
 def execute(notebook: NotebookNode, folder: Path) -> tuple[float, int, float]:
@@ -101,16 +102,14 @@ def _reachable(notebook: NotebookNode, state: dict) -> dict:
     return kept
 
 
-def write_table(costs: dict[str, dict[str, float]]) -> None:
-    """Put the measured seconds and megabytes of each notebook into the README's table, row by row."""
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        return
-    text = readme.read_text(encoding="utf-8")
-    for name, cost in costs.items():
-        figures = f"| {cost['seconds']} s | {cost['megabytes_above_imports']} MB |"
-        text = re.sub(rf"(\(notebooks/{name}\.ipynb\)[^\n]*?)\| \d+ s \| \d+ MB \|", rf"\g<1>{figures}", text)
-    readme.write_text(text, encoding="utf-8")
+def write_tables(costs: dict[str, dict[str, float]]) -> None:
+    """Put the measured seconds and megabytes of each notebook into its row of the tables that list them."""
+    for page in TABLES:
+        text = page.read_text(encoding="utf-8")
+        for name, cost in costs.items():
+            figures = f"| {cost['seconds']} s | {cost['megabytes_above_imports']} MB |"
+            text = re.sub(rf"(/{name}\.ipynb\)[^\n]*?)\| \d+ s \| \d+ MB \|", rf"\g<1>{figures}", text)
+        page.write_text(text, encoding="utf-8")
 
 
 def _megabytes_of_imports() -> int:
