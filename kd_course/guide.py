@@ -119,7 +119,7 @@ def hyperparameter_guide(*, folder: Path | None = None) -> pd.DataFrame:
         rows.append(
             row
             | {
-                "measured": f"{interval:+.1f} {claim.unit} ({interval.n} seeds)",
+                "measured": f"{claim.found(runs)} ({interval.n} seeds)",
                 "verdict": verdict if interval.excludes_zero() else UNSUPPORTED,
             }
         )

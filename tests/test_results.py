@@ -33,8 +33,8 @@ def test_the_readme_says_what_make_report_writes(report: ModuleType) -> None:
     assert found[0] == found[1] + report.summary() + found[2], "run 'make report'"
 
 
-def test_every_finished_study_has_its_picture(report: ModuleType) -> None:
-    assert {path.stem for path in RESULTS.glob("*.png")} == set(report.finished())
+def test_whatever_is_reported_has_its_picture(report: ModuleType) -> None:
+    assert {path.stem for path in RESULTS.glob("*.png")} == set(report.readings())
 
 
 def test_a_table_in_markdown(report: ModuleType) -> None:

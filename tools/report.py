@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from kd_course import plots, studies
+from kd_course.studies import fidelity
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
@@ -20,12 +21,12 @@ HEADLINES = {"hinton": 3, "patience": 2, "pair": 3, "omitted": 1, "league": 0, "
 
 
 def main() -> None:
-    """Draw every study's figure and write both texts."""
+    """Draw every figure and write both texts."""
     import matplotlib.pyplot as plt
 
     plots.use_course_style()
-    for name in finished():
-        figure = studies.study(name).figure(studies.results(name))
+    for name, (reading, runs, _) in readings().items():
+        figure = reading.figure(runs)
         figure.savefig(RESULTS / f"{name}.png", dpi=100, metadata={"Software": None})
         plt.close(figure)
     (RESULTS / "README.md").write_text(report(), encoding="utf-8")
@@ -37,6 +38,24 @@ def finished() -> list[str]:
     return [name for name in studies.STUDIES if (RESULTS / f"{name}.json").is_file()]
 
 
+def readings() -> dict[str, tuple[studies.Reading, pd.DataFrame, str]]:
+    """By name: how to read the runs, the runs, and where they come from; of fidelity only when its studies are done."""
+    found = {name: (studies.study(name), studies.results(name), origin(name)) for name in finished()}
+    if {name for name, _ in fidelity.REGIMES.values()} <= set(found):
+        runs = fidelity.runs()
+        found["fidelity"] = (fidelity.reading(), runs, f"{len(runs)} runs of the studies above, read again.")
+    return found
+
+
+def origin(name: str) -> str:
+    """The command, the number of runs, the time and the versions behind a study's numbers."""
+    header = studies.about(name)
+    return (
+        f"`{header['command']}`: {len(studies.results(name))} runs, {len(header['seeds'])} seeds, "
+        f"{header['seconds'] / 60:.0f} minutes on one core; torch {header['versions']['torch']}; {header['data']}."
+    )
+
+
 def report() -> str:
     """The whole of what was measured: every study with its table, its claims and what would change the conclusion."""
     parts = [
@@ -45,18 +64,16 @@ def report() -> str:
         "the command that makes it again. A claim is *supported* or *refuted* where the 95 % interval of the paired\n"
         "difference leaves out 0, and *not told apart from chance* where it does not. `±` is half of that interval.\n"
     ]
-    for name in finished():
-        chosen, runs, header = studies.study(name), studies.results(name), studies.about(name)
-        minutes = f"{header['seconds'] / 60:.0f} minutes on one core"
+    for name, (reading, runs, whence) in readings().items():
+        described = reading.figure.__doc__.splitlines()[0]
         parts.append(
-            f"## {chosen.question}\n\n"
-            f"`{header['command']}`: {len(runs)} runs, {len(header['seeds'])} seeds, {minutes}; "
-            f"torch {header['versions']['torch']}; {header['data']}.\n\n"
-            f"![{chosen.figure.__doc__.splitlines()[0]}]({name}.png)\n\n"
-            f"{chosen.figure.__doc__.splitlines()[0]}\n\n"
-            f"{markdown(chosen.table(runs))}\n\n"
-            f"{claims(name, runs)}\n\n"
-            f"**What would change the conclusion.** {chosen.would_change}\n"
+            f"## {reading.question}\n\n"
+            f"{whence}\n\n"
+            f"![{described}]({name}.png)\n\n"
+            f"{described}\n\n"
+            f"{markdown(reading.table(runs))}\n\n"
+            f"{claims(reading, runs)}\n\n"
+            f"**What would change the conclusion.** {reading.would_change}\n"
         )
     return "\n".join(parts)
 
@@ -76,9 +93,11 @@ def summary() -> str:
     )
 
 
-def claims(name: str, runs: pd.DataFrame) -> str:
-    """The table of a study's claims and verdicts."""
-    return "\n".join([head(), *(line(claim, runs) for claim in studies.study(name).claims)])
+def claims(reading: studies.Reading, runs: pd.DataFrame) -> str:
+    """The table of claims and verdicts, those refuted once more in a sentence."""
+    refuted = [f"*{claim.said}*" for claim in reading.claims if claim.verdict(runs) == "refuted"]
+    rows = [head(), *(line(claim, runs) for claim in reading.claims)]
+    return "\n".join([*rows, "", f"**Refuted here:** {' '.join(refuted) or 'none of these claims.'}"])
 
 
 def head() -> str:
@@ -88,8 +107,7 @@ def head() -> str:
 
 def line(claim: studies.Claim, runs: pd.DataFrame) -> str:
     """One claim as a row."""
-    interval = claim.evidence(runs)
-    return f"| {claim.said} | {interval:+.1f} {claim.unit} | {interval.n} | {claim.verdict(runs)} |"
+    return f"| {claim.said} | {claim.found(runs)} | {claim.evidence(runs).n} | {claim.verdict(runs)} |"
 
 
 def markdown(table: pd.DataFrame) -> str:

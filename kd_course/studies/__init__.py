@@ -20,12 +20,12 @@ import torch
 
 from kd_course.comparison import compare, fingerprint
 from kd_course.runtime import shipped, threads
-from kd_course.studies._study import Claim, Study, gain, with_answers
+from kd_course.studies._study import Claim, Reading, Study, gain, with_answers
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["STUDIES", "Claim", "Study", "about", "gain", "results", "run", "study", "with_answers"]
+__all__ = ["STUDIES", "Claim", "Reading", "Study", "about", "gain", "results", "run", "study", "with_answers"]
 
 STUDIES = ("hinton", "omitted", "patience", "pair", "league", "ensembles")
 """The studies there are; each is a module of this name with a function ``study(*, fast)``."""

@@ -23,6 +23,11 @@ class Claim:
     said: str
     unit: str
     evidence: Callable[[pd.DataFrame], Interval]
+    digits: int = 1
+
+    def found(self, runs: pd.DataFrame) -> str:
+        """The measurement in words: mean, half of the 95 % interval, unit."""
+        return f"{self.evidence(runs):+.{self.digits}f} {self.unit}"
 
     def verdict(self, runs: pd.DataFrame) -> str:
         """``"supported"``, ``"refuted"``, or ``"not told apart from chance"`` where the 95 % interval holds 0."""
@@ -32,14 +37,12 @@ class Claim:
         return "supported" if interval.mean > 0 else "refuted"
 
 
-@dataclass(frozen=True)
-class Study:
-    """One question and all that answers it.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What runs say about one question.
 
     Attributes:
         question: what is to be found out, in one sentence.
-        load: gives the data, with the teacher's logits where recipes want them.
-        recipes: by name, for :func:`kd_course.comparison.compare`; plain options only, so that every run is remembered.
         table: the runs as a reader wants to see them.
         figure: the runs in one picture.
         claims: what is often said, each with the measurement behind its verdict.
@@ -47,12 +50,23 @@ class Study:
     """
 
     question: str
-    load: Callable[[], Data]
-    recipes: Mapping[str, Recipe]
     table: Callable[[pd.DataFrame], pd.DataFrame]
     figure: Callable[[pd.DataFrame], Figure]
     claims: tuple[Claim, ...]
     would_change: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Reading):
+    """One question, the trainings that answer it, and how to read them.
+
+    Attributes:
+        load: gives the data, with the teacher's logits where recipes want them.
+        recipes: by name, for :func:`kd_course.comparison.compare`; plain options only, so that every run is remembered.
+    """
+
+    load: Callable[[], Data]
+    recipes: Mapping[str, Recipe]
 
 
 def with_answers(*, teacher: str, validation_size: int | None = None, fast: bool = False) -> Data:
