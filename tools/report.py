@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
 README = ROOT / "README.md"
 BETWEEN = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
-HEADLINES = {"hinton": 3, "patience": 2, "pair": 3, "omitted": 1, "league": 0, "ensembles": 2}  # claims in the README
+HEADLINES = {"hinton": 3, "patience": 2, "pair": 3, "omitted": 1, "league": 0, "ensembles": 2, "fidelity": 0}
+"""How many claims of each study, the first ones, stand in the README."""
+HEAD = "| Often said | We measured | Seeds | Verdict |\n|---|---|---|---|"
 
 
 def main() -> None:
@@ -80,34 +82,31 @@ def report() -> str:
 
 def summary() -> str:
     """The short section of the README: one figure, one table."""
-    rows = []
-    for name in finished():
-        runs = studies.results(name)
-        rows += [line(claim, runs) for claim in studies.study(name).claims[: HEADLINES[name]]]
-    shown = next(name for name in ("pair", "hinton", "ensembles") if name in finished())
-    described = studies.study(shown).figure.__doc__.splitlines()[0]
+    found = readings()
+    rows = [
+        line
+        for name, (reading, runs, _) in found.items()
+        for line in lines(studies.verdicts(reading, runs).head(HEADLINES[name]))
+    ]
+    shown = next(name for name in ("pair", "hinton", "ensembles") if name in found)
+    described = found[shown][0].figure.__doc__.splitlines()[0]
     return (
         f"![{described}](data/results/{shown}.png)\n\n*{described}*\n\n"
-        f"{head()}\n" + "\n".join(rows) + "\n\n"
+        f"{HEAD}\n" + "\n".join(rows) + "\n\n"
         "Every number with its seeds, its command and what would change it: [data/results](data/results/README.md).\n"
     )
 
 
 def claims(reading: studies.Reading, runs: pd.DataFrame) -> str:
     """The table of claims and verdicts, those refuted once more in a sentence."""
-    refuted = [f"*{claim.said}*" for claim in reading.claims if claim.verdict(runs) == "refuted"]
-    rows = [head(), *(line(claim, runs) for claim in reading.claims)]
-    return "\n".join([*rows, "", f"**Refuted here:** {' '.join(refuted) or 'none of these claims.'}"])
+    found = studies.verdicts(reading, runs)
+    refuted = " ".join(f"*{said}*" for said in found.query("verdict == 'refuted'")["said"])
+    return "\n".join([HEAD, *lines(found), "", f"**Refuted here:** {refuted or 'none of these claims.'}"])
 
 
-def head() -> str:
-    """The head of a table of claims."""
-    return "| Often said | We measured | Seeds | Verdict |\n|---|---|---|---|"
-
-
-def line(claim: studies.Claim, runs: pd.DataFrame) -> str:
-    """One claim as a row."""
-    return f"| {claim.said} | {claim.found(runs)} | {claim.evidence(runs).n} | {claim.verdict(runs)} |"
+def lines(verdicts: pd.DataFrame) -> list[str]:
+    """One row of Markdown per claim."""
+    return [f"| {row.said} | {row.found} | {row.seeds} | {row.verdict} |" for row in verdicts.itertuples()]
 
 
 def markdown(table: pd.DataFrame) -> str:

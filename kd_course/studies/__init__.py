@@ -25,7 +25,19 @@ from kd_course.studies._study import Claim, Reading, Study, gain, with_answers
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["STUDIES", "Claim", "Reading", "Study", "about", "gain", "results", "run", "study", "with_answers"]
+__all__ = [
+    "STUDIES",
+    "Claim",
+    "Reading",
+    "Study",
+    "about",
+    "gain",
+    "results",
+    "run",
+    "study",
+    "verdicts",
+    "with_answers",
+]
 
 STUDIES = ("hinton", "omitted", "patience", "pair", "league", "ensembles")
 """The studies there are; each is a module of this name with a function ``study(*, fast)``."""
@@ -121,6 +133,22 @@ def about(name: str, *, folder: Path | None = None) -> dict:
         FileNotFoundError: the study has not been run.
     """
     return {key: value for key, value in _read(name, folder).items() if key != "runs"}
+
+
+def verdicts(reading: Reading, runs: pd.DataFrame) -> pd.DataFrame:
+    """What is often said, held against the runs: columns ``said``, ``found`` (mean ± 95 %), ``seeds``, ``verdict``."""
+    import pandas as pd
+
+    rows = [
+        {
+            "said": claim.said,
+            "found": claim.found(runs),
+            "seeds": claim.evidence(runs).n,
+            "verdict": claim.verdict(runs),
+        }
+        for claim in reading.claims
+    ]
+    return pd.DataFrame(rows)
 
 
 def _compare(name: str, *, seeds: int, fast: bool, folder: Path) -> None:
