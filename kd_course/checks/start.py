@@ -14,11 +14,11 @@ from kd_course.checks._verdict import Mistake, ask, close, exercise, recognise, 
 @exercise
 def compression_ratio(attempt: Callable[[nn.Module, nn.Module], float]) -> str:
     """``attempt(teacher, student)`` says how many times more parameters the teacher has than the student."""
-    teacher = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).eval().requires_grad_(False)
+    teacher = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Linear(9, 3)).eval().requires_grad_(False)
     student = nn.Linear(6, 3)
-    large, small = 56 + 16 + 27, 21  # (6 + 1)·8, 2·8 and (8 + 1)·3 numbers; (6 + 1)·3
+    large, small = 63 + 18 + 30, 21  # (6 + 1)·9, 2·9 and (9 + 1)·3 numbers; (6 + 1)·3
     expected = large / small
-    no_biases, with_buffers = (48 + 24) / 18, (large + 17) / small
+    no_biases, with_buffers = (54 + 27) / 18, (large + 19) / small
     answer = _number(attempt, teacher, student)
     recognise(
         answer,

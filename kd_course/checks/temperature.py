@@ -154,7 +154,7 @@ def fit_temperature(attempt: Callable[[Tensor, Tensor], float]) -> str:
     for scale in (3.0, 0.5):
         logits, labels = _known_calibration(scale)
         best = _best_temperature(logits, labels)
-        T = float(ask_tensor(attempt, logits, labels, shape=()))
+        T = float(ask_tensor(lambda z, y: _one_number(attempt(z, y)), logits, labels, shape=()))
         require(math.isfinite(T), f"the temperature came out as {T}; keep T above 0 by searching over log T.")
         require(
             T > 0, f"T = {T:.3g} is not above 0, and would turn the ranking of the classes round; search over log T."
@@ -175,6 +175,11 @@ def fit_temperature(attempt: Callable[[Tensor, Tensor], float]) -> str:
             "choose), over a fine enough search.",
         )
     return "the T of the smallest NLL, for boastful logits and for timid ones."
+
+
+def _one_number(answer: object) -> object:
+    """A tensor that holds one number, whatever its shape, as a scalar; anything else as it is."""
+    return answer.reshape(()) if isinstance(answer, Tensor) and answer.numel() == 1 else answer
 
 
 def _near(value: float, target: float) -> bool:

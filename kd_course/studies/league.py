@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Term = Callable[[Mapping[str, Tensor], Batch, nn.Module | None], Tensor]
 
-TRIALS = {"rate": (1e-3, 2e-3, 5e-3), "temperature": (4, 8, 16), "weight": (0.1, 1, 10)}
+TRIALS = {"rate": (1e-3, 2e-3, 5e-3), "temperature": (4, 8, 16), "weight": (0.1, 1, 10), "share": (0.1, 0.25, 0.5)}
 RATE, TEMPERATURE, ALPHA = 2e-3, 8, 0.9  # where they are not on trial
 WIDTHS = {"student": 64, "teacher": 512}  # of the embeddings
 
@@ -96,6 +96,7 @@ def _bank(train_indices: Tensor) -> nn.Module:
     return losses.CRDLoss(*WIDTHS.values(), train_indices, negatives=128)
 
 
+TWO_STAGES = "hints, two stages"
 METHODS: dict[str, tuple[float, Term, Callable[[Tensor], nn.Module] | None]] = {
     # name: (reference weight; the trials are a tenth, once and ten times of it), the term, what it trains beside)
     "logit MSE": (0.01, _logits(losses.logit_mse_loss), None),
@@ -103,7 +104,7 @@ METHODS: dict[str, tuple[float, Term, Callable[[Tensor], nn.Module] | None]] = {
     "DIST": (1, _logits(losses.dist_loss, beta=1, gamma=1, temperature=4), None),
     "standardised logits": (9, _standardized, None),
     "hints": (100, _hint, _regressor),
-    "hints, two stages": (100, _hint, _regressor),
+    TWO_STAGES: (1, _hint, _regressor),  # alone in its stage: on trial is the share of the steps, not the weight
     "attention transfer": (1_000, _attention, None),
     "InfoNCE": (1, _info_nce, _projection),
     "CRD": (0.8, _crd, _bank),
@@ -136,16 +137,17 @@ def entry(
 def _train(train: Split, seed: int, classes: int, *, method: str, with_kd: bool, trial: float, steps: int) -> nn.Module:
     """One trial: a StudentNet trained by ``method``, with or without soft targets beside it."""
     reference, term, make = METHODS.get(method, (0, None, None))
-    weight = reference * trial
+    two_stages = method == TWO_STAGES
+    weight = reference if two_stages else reference * trial
     temperature = trial if method == "KD" else TEMPERATURE
     rate = trial if method == "scratch" else RATE
 
     def objective(model: nn.ModuleDict, batch: Batch) -> Tensor:
         features = model["student"](batch.images)
         extra = weight * term(features, batch, model["helper"] if make else None) if term else 0
-        if method == "hints, two stages" and batch.progress < 0.5:
-            return extra  # the first half of the steps teaches the guided layers alone, the second the rest
-        if "two stages" in method:
+        if two_stages and batch.progress < trial:
+            return extra  # the first steps teach the guided layers alone, the others the whole student, without hints
+        if two_stages:
             extra = 0
         if with_kd:
             pair = features["classifier"], batch.teacher_logits
@@ -233,15 +235,15 @@ def study(*, fast: bool = False) -> Study:
     """The study; see :class:`~kd_course.studies.Study`."""
     budget = {"labels": 300, "steps": 10 if fast else 600}
     few = slice(1) if fast else slice(None)
-    weights = TRIALS["weight"][few]
     recipes = {
         "scratch": partial(entry, method="scratch", with_kd=False, trials=TRIALS["rate"][few], **budget),
         "KD": partial(entry, method="KD", with_kd=True, trials=TRIALS["temperature"][few], **budget),
     }
     for name in METHODS:
-        recipes[name] = partial(entry, method=name, with_kd=False, trials=weights, **budget)
+        trials = TRIALS["share" if name == TWO_STAGES else "weight"][few]
+        recipes[name] = partial(entry, method=name, with_kd=False, trials=trials, **budget)
         if name not in ON_LOGITS:
-            recipes[f"{name} + KD"] = partial(entry, method=name, with_kd=True, trials=weights, **budget)
+            recipes[f"{name} + KD"] = partial(entry, method=name, with_kd=True, trials=trials, **budget)
     return Study(
         question="Which method helps a small student most, alone and added to distillation, on one budget?",
         load=partial(with_answers, teacher="cnn", fast=fast),

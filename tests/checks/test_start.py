@@ -42,6 +42,7 @@ RIGHT_RATIOS = {
     "a tensor of one element": lambda teacher, student: torch.tensor([by_hand(teacher, student)]),
 }
 WRONG_RATIOS = {
+    "right, but rounded": lambda teacher, student: float(count_parameters(teacher) // count_parameters(student)),
     "turn the fraction round": lambda teacher, student: 1 / by_hand(teacher, student),
     "counts tensors": lambda teacher, student: tensors(teacher) / tensors(student),
     "requires_grad": lambda teacher, student: trainable(teacher) / trainable(student),

@@ -88,6 +88,13 @@ def columns_shuffled(p: Tensor, _y: Tensor) -> Tensor:
     return torch.stack([row[torch.tensor([1, 2, 3, 0])] for row in p])
 
 
+def two_classes_only(p: Tensor, y: Tensor) -> Tensor:
+    result = p.clone()
+    for c in (0, 1):
+        result[y == c] = p[y == c].roll(1, 0)
+    return result
+
+
 def first_class_only(p: Tensor, y: Tensor) -> Tensor:
     result = p.clone()
     result[y == 0] = p[y == 0].roll(1, 0)
@@ -189,6 +196,7 @@ WRONG = [
     ),
     (soft_cross_entropy, "it should be ()", lambda z, t: F.cross_entropy(z, t, reduction="none")),
     (soft_cross_entropy, "compare with the formula", lambda z, t: F.mse_loss(z.softmax(1), t)),
+    (shuffle_within_class, "of one label kept", two_classes_only),
     (shuffle_within_class, "still has its own target", lambda p, y: p.clone()),
     (shuffle_within_class, "these are class means", lambda p, y: similarity_of(p, y)[y]),
     (shuffle_within_class, "among the classes of one target", columns_shuffled),

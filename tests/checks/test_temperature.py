@@ -77,6 +77,7 @@ RIGHT = [
     (checks.temperature_schedule, lambda progress: torch.tensor(8.0).lerp(torch.tensor(1.0), min(progress, 1))),
     (checks.fit_temperature, fit_by_search),
     (checks.fit_temperature, fit_by_grid),
+    (checks.fit_temperature, lambda z, y: torch.tensor([float(fit_by_grid(z, y))])),
     (checks.fit_temperature, fit_by_gradient),
 ]
 
