@@ -270,11 +270,12 @@ def study(*, fast: bool = False) -> Study:
             ),
         ),
         would_change=(
-            "The regime: 300 images, 600 steps, one pair of networks, digits. The published tables come from CIFAR-100 "
-            "and ImageNet, with all labels and hundreds of epochs. More trials per method might find weights that "
-            "three did not: where the largest of the three was chosen in most seeds (`chosen` in the result file), a larger "
-            "one might be better. A method with several knobs (CRD, DKD, IRG) had only one of them tuned; the learning "
-            "rate was on trial for scratch alone, T for KD alone, and the KD beside a method had T = 8. The teacher saw "
-            "55,000 labels, so every method here is also a way to hand on what they taught it."
+            "The regime: 300 images, 600 steps, one pair of networks, digits. The published tables come from "
+            "CIFAR-100 and ImageNet, with all labels and hundreds of epochs. More trials per method might find "
+            "weights that three did not: where the largest of the three was chosen in most seeds (`chosen` in the "
+            "result file), a larger one might be better. A method with several knobs (CRD, DKD, IRG) had only one "
+            "of them tuned; the learning rate was on trial for scratch alone, T for KD alone, and the KD beside a "
+            "method had T = 8. The teacher saw 55,000 labels, so every method here is also a way to hand on what "
+            "they taught it."
         ),
     )
