@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_course.checks._verdict import Mistake, ask_tensor, close, exercise, recognise, require
+from kd_course.checks._verdict import Mistake, ask, ask_tensor, close, exercise, recognise, require
 
 # Six soft targets over three classes. The fourth is of a sample whose label (1) is not the teacher's first choice (2).
 P = torch.tensor(
@@ -150,7 +150,7 @@ def class_similarity(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
     counts = by_label.sum(0)[:, None]
     sums = by_label.T @ P
     expected = sums / counts
-    answer = ask_tensor(attempt, P.clone(), Y.clone(), shape=(3, 3))
+    answer = _class_map(attempt)
     recognise(
         answer,
         {
@@ -177,6 +177,25 @@ def class_similarity(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
     )
     require(close(answer, expected), "row c should be the mean of the soft targets of the samples whose label is c.")
     return "row c is what the teacher says, on average, of a digit that really is a c."
+
+
+def _class_map(attempt: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The learner's (3, 3) map; says what to do about ten classes, or one precision, written into the code."""
+    try:
+        answer = ask(attempt, P.clone(), Y.clone())
+    except RuntimeError as error:
+        if "dtype" not in str(error):
+            raise
+        raise Mistake(
+            f"your code raised RuntimeError: {error}. The probabilities are {P.dtype}, here and in the notebook: turn "
+            "a one-hot matrix into their type, `one_hot(...).to(probabilities.dtype)`."
+        ) from error
+    rows = answer.shape[0] if isinstance(answer, Tensor) and answer.ndim == 2 else 3
+    require(
+        rows <= 3,
+        f"your map has {rows} rows, but these probabilities have 3 classes: take C from `probabilities.shape[1]`.",
+    )
+    return ask_tensor(lambda: answer, shape=(3, 3))
 
 
 @exercise

@@ -61,6 +61,10 @@ def sums(p: Tensor, y: Tensor) -> Tensor:
     return torch.stack([p[y == c].sum(0) for c in range(p.shape[1])])
 
 
+def of_ten_classes(p: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([p[y == c].mean(0) for c in range(10)])
+
+
 def dealt(p: Tensor, y: Tensor) -> Tensor:
     result = p.clone()
     for c in y.unique():
@@ -175,6 +179,11 @@ WRONG = [
     (class_similarity, "diagonal is set to 0", lambda p, y: similarity(p, y).fill_diagonal_(0)),
     (class_similarity, "row c should be", lambda p, y: torch.full((3, 3), 1 / 3)),
     (class_similarity, "it should be (3, 3)", lambda p, y: p.mean(0)),
+    (class_similarity, "it should be (3, 3)", lambda p, y: similarity(p, y)[:2]),
+    (class_similarity, "not list", lambda p, y: similarity(p, y).tolist()),
+    (class_similarity, "take C from `probabilities.shape[1]`", of_ten_classes),
+    (class_similarity, "to(probabilities.dtype)", lambda p, y: F.one_hot(y, 3).float().T @ p),
+    (class_similarity, "your code raised RuntimeError", lambda p, y: p @ p),
     (soft_cross_entropy, "swapped", lambda z, t: -(z.softmax(1) * t.log()).sum(1).mean()),
     (soft_cross_entropy, "KL(t ‖ s)", lambda z, t: F.kl_div(z.log_softmax(1), t, reduction="batchmean")),
     (soft_cross_entropy, "mean over batch *and* classes", lambda z, t: -(t * z.log_softmax(1)).mean()),
