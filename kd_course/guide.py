@@ -88,7 +88,7 @@ EVIDENCE = (
     # hyper-parameter, study, how the claim begins that bears on it
     ("T", "pair", "The temperature matters"),
     ("T", "hinton", "With 30 units a low temperature is better"),
-    ("T", "hinton", "With 300 units it matters"),
+    ("T", "hinton", "With 300 units T = 20"),
     ("α", "pair", "Labels beside soft targets help"),
     ("student size", "ensembles", "A larger student is worth it"),
     ("training length", "patience", "Distillation speeds learning up"),
