@@ -2,7 +2,7 @@
 
 The package is small enough to read in an afternoon. A file imports only from the floors below it::
 
-    6  widgets  checks  guide  __main__   what a learner touches: controls, exercises, how to choose, pre-flight
+    6  widgets  checks  guide  fidelity  __main__   controls, exercises, how to choose, what runs say, pre-flight
     5  studies                        hours of training, remembered run by run: the numbers behind data/results
     4  teachers  comparison  plots    whom to imitate; recipes side by side; how to show what came out
     3  training  evaluation  ensembles   one loop for every method; metrics and intervals; many teachers

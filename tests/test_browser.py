@@ -81,6 +81,7 @@ def page(lab: str) -> Iterator[Any]:
         page = browser.new_page(viewport={"width": 1280, "height": 1400})
         page.goto(f"{lab}/lab/tree/02_temperature.ipynb?reset")
         page.locator(".jp-Notebook").wait_for(timeout=2 * MINUTES)
+        page.locator(".jp-NotebookPanel-toolbar .jp-KernelName", has_text="Python 3").wait_for(timeout=2 * MINUTES)
         page.locator('.jp-NotebookPanel-toolbar [data-status="idle"]').first.wait_for(timeout=2 * MINUTES)
         yield page
         browser.close()
@@ -121,8 +122,10 @@ def test_a_learner_runs_a_notebook_moves_a_slider_and_solves_an_exercise(page: A
 
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    prompts = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+    page.wait_for_function(f"() => {prompts}.some(prompt => prompt.textContent.includes('*'))", timeout=MINUTES)
     page.wait_for_function(  # no cell waits any more; a folded one shows no number
-        "() => { const all = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent);"
+        f"() => {{ const all = {prompts}.map(prompt => prompt.textContent);"
         " return all.length > 20 && all.at(-1).match(/\\d/) && !all.some(text => text.includes('*')); }",
         timeout=5 * MINUTES,
     )

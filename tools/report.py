@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kd_course import plots, studies
-from kd_course.studies import fidelity
+from kd_course import fidelity, plots, studies
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"

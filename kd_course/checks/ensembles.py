@@ -149,7 +149,7 @@ def ensemble_weights(attempt: Callable[[Tables, Tables], Tensor]) -> str:
         require(not close(weights, wrong, 0.01), text)
     raise Mistake(
         f"with these weights the NLL of the ensemble on validation is {loss(weights):.4f}; {loss(best):.4f} can be "
-        "had. Take more steps, or a larger learning rate."
+        "had. Take more steps, or a larger learning rate, and use the validation images only."
     )
 
 
@@ -185,6 +185,15 @@ def ensemble_targets(attempt: Callable[[Tensor, float], Tensor]) -> str:
                 "the average is made at T = 1 and softened afterwards. Soften each member first: the mean of soft "
                 "targets is not the softened mean.": (average_probabilities(Z) / T).softmax(1),
                 "this is multiplied by T²; T is right: the loss divides by T once.": (p.log() * T).softmax(1),
+                "T is forgotten at the end: the loss will divide by T once more. Return T · log of the mean.": (
+                    (p.log() / T).softmax(1)
+                ),
+                "the average is made at T = 1; soften each member at T first, then T · log of the mean.": (
+                    average_probabilities(Z).softmax(1)
+                ),
+                "normalise each member first (`log_softmax`): a member with large logits drowns the others.": (
+                    torch.logsumexp(Z / T, dim=0).softmax(1)
+                ),
             },
         )
         require(

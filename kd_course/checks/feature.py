@@ -32,10 +32,14 @@ NO_GRADIENT = (
 @exercise
 def hint_loss(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
     """``attempt(student_feature, teacher_feature)`` is half the squared distance, averaged over samples."""
-    squared = (STUDENT - TEACHER).square()
+    wide = (
+        torch.cat([STUDENT, STUDENT[:, :1] - 1], dim=1),
+        torch.cat([TEACHER, TEACHER[:, :1] + 2], dim=1),
+    )  # 3 channels
+    squared = (wide[0] - wide[1]).square()
     expected = 0.5 * squared.flatten(1).sum(1).mean()
-    student = STUDENT.clone().requires_grad_()
-    answer = ask_tensor(attempt, student, TEACHER.clone(), shape=())
+    student = wide[0].clone().requires_grad_()
+    answer = ask_tensor(attempt, student, wide[1].clone(), shape=())
     distances = squared.flatten(1).sum(1).sqrt()
     recognise(
         answer.detach(),
@@ -43,12 +47,15 @@ def hint_loss(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
             "this is `F.mse_loss`, the mean over every element. FitNets sums over a sample's elements and averages "
             "over samples only; with D numbers per sample yours is 2/D of it.": squared.mean(),
             "the factor ½ is missing.": 2 * expected,
+            "this sums over dimension 1 only and averages the rest; flatten each sample first.": (
+                0.5 * (wide[0] - wide[1]).square().sum(1).mean()
+            ),
             "this is summed over the batch; take the mean over samples.": 3 * expected,
             "this is half the element mean; sum over the elements of a sample, average over samples.": (
                 0.5 * squared.mean()
             ),
             "this is half the distance; the hint loss takes its *square*.": 0.5 * distances.mean(),
-            "these are absolute differences; square them.": 0.5 * (STUDENT - TEACHER).abs().flatten(1).sum(1).mean(),
+            "these are absolute differences; square them.": 0.5 * (wide[0] - wide[1]).abs().flatten(1).sum(1).mean(),
         },
     )
     require(close(answer, expected), f"the value should be {expected:.3f} here, not {answer.item():.3f}.")
@@ -109,6 +116,10 @@ def attention_map(attempt: Callable[[Tensor], Tensor]) -> str:
             "this sums the activations with their signs, so that opposite ones cancel; square them first.": (
                 signed / signed.norm(dim=1, keepdim=True)
             ),
+            "you sum first and square afterwards, so opposite signs cancel; square first.": (
+                signed.square() / signed.square().norm(dim=1, keepdim=True)
+            ),
+            "your columns have length 1; it is the rows that should, one per sample.": energy / energy.norm(dim=0),
             "this takes absolute values (p = 1); the course's maps square them (p = 2).": (
                 absolute / absolute.norm(dim=1, keepdim=True)
             ),
@@ -144,6 +155,9 @@ def info_nce(attempt: Callable[[Tensor, Tensor, float], Tensor]) -> str:
             "the cosines are multiplied by τ; divide by it.": F.cross_entropy(cosine * tau, own),
             "the roles are exchanged: each *student* looks for its teacher among all teachers. Yours compares columns; "
             "the rows of the matrix belong to students.": F.cross_entropy(cosine.T / tau, own),
+            "this is the mean of both directions (as in CLIP); here only the student asks.": (
+                (F.cross_entropy(cosine / tau, own) + F.cross_entropy(cosine.T / tau, own)) / 2
+            ),
             "this is summed over the batch; take the mean.": 4 * expected,
             "the positive pair is missing from the denominator: it holds *all* teachers, one's own among them, so the "
             "loss is a cross-entropy and never below 0.": (others.logsumexp(1) - cosine.diagonal() / tau).mean(),

@@ -107,13 +107,21 @@ def vertex_cosine(attempt: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     require(
         close(answer, expected), "this is not ⟨e_ij, e_kj⟩ with e the unit arms; compare with the hand calculation."
     )
-    answer = ask_tensor(attempt, vertex.clone(), vertex.clone(), second.clone(), shape=(3,))
+    moving = vertex.clone().requires_grad_()
+    answer = ask_tensor(attempt, moving, vertex.clone(), second.clone(), shape=(3,))
     require(
         bool(torch.isfinite(answer).all()),
         "right for three different points, but where one of them *is* the vertex you divide 0 by 0, and a batch holds "
         "many such triplets. `F.normalize` and `F.cosine_similarity` give 0 there.",
     )
-    require(close(answer, 0.0), "an arm of length 0 has no direction; let its cosine be 0.")
+    require(close(answer.detach(), 0.0), "an arm of length 0 has no direction; let its cosine be 0.")
+    require(answer.requires_grad, "the values are right, but no gradient reaches the points: keep to tensors.")
+    (gradient,) = torch.autograd.grad(answer.sum(), moving)
+    require(
+        bool(torch.isfinite(gradient).all()),
+        "the values are right, but where an arm has length 0 the *gradient* is NaN, which ruins a training at its "
+        "first batch: a NaN replaced afterwards still flows back. `F.normalize` and `F.cosine_similarity` are safe.",
+    )
     return "an angle at a vertex: no shift, turn or scale of the batch can change it."
 
 
@@ -174,10 +182,10 @@ def centred_sp(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
     def standardised(embedding: Tensor) -> Tensor:
         return centred(embedding) / embedding.std(0)
 
-    answer = ask_tensor(attempt, student.clone(), teacher.clone(), shape=())
+    answer = ask_tensor(attempt, student.clone().requires_grad_(), teacher.clone(), shape=())
     expected = loss(centred(student), centred(teacher))
     recognise(
-        answer,
+        answer.detach(),
         {
             "this is plain SP still; subtract the mean of the batch from both sides first.": loss(student, teacher),
             "you subtract each sample's own mean (`dim=1`); the origin is moved by the mean over the *samples*, "
@@ -203,11 +211,12 @@ def centred_sp(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
             "this divides by B once; SP divides by B², the number of entries.": 5 * expected,
         },
     )
-    if not close(answer, expected):
+    if not close(answer.detach(), expected):
         try:
             shifted = ask_tensor(attempt, student + torch.tensor([5.0, -3.0, 1.0]), teacher.clone(), shape=())
         except Mistake:
             shifted = answer
         require(close(shifted, answer), "a shift of the student still moves this loss; subtract `embedding.mean(0)`.")
         raise Mistake("it is blind to a shift, but it is not SP of the centred batches; centre, then SP, no more.")
+    require(answer.requires_grad, "the value is right, but no gradient reaches the student: nothing may be detached.")
     return "turned, scaled or shifted, the batch is the same to it."

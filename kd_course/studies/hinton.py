@@ -98,7 +98,7 @@ def study(*, fast: bool = False) -> Study:
         claims=(
             Claim(
                 "A 2×800 student errs less with the teacher's soft targets (T = 20) than with labels alone.",
-                "test errors fewer",
+                "test errors saved",
                 partial(gain, metric="errors", of="800 T=20", over="800 scratch"),
             ),
             Claim(
@@ -108,17 +108,17 @@ def study(*, fast: bool = False) -> Study:
             ),
             Claim(
                 "The 2×800 student at T = 20 is as good as its teacher or better.",
-                "test errors fewer than the teacher",
+                "test errors saved against the teacher",
                 against_the_teacher,
             ),
             Claim(
                 "With 30 units a low temperature is better: T = 4 against T = 20 (paper: 2.5 to 4 works best).",
-                "test errors fewer",
+                "test errors saved",
                 partial(gain, metric="errors", of="30 T=4", over="30 T=20"),
             ),
             Claim(
                 "With 300 units T = 20 is as good as T = 8 or better (paper: above 8 all T are much alike).",
-                "test errors fewer than at T = 8",
+                "test errors saved against T = 8",
                 partial(gain, metric="errors", of="300 T=20", over="300 T=8"),
             ),
             Claim(

@@ -254,7 +254,7 @@ def study(*, fast: bool = False) -> Study:
             *(
                 Claim(
                     f"{name} beats Hinton's distillation.",
-                    "test errors fewer than KD",
+                    "test errors saved against KD",
                     partial(gain, metric="errors", of=name, over="KD"),
                 )
                 for name in METHODS
@@ -262,7 +262,7 @@ def study(*, fast: bool = False) -> Study:
             *(
                 Claim(
                     f"{name} adds something to distillation.",
-                    "test errors fewer than KD",
+                    "test errors saved against KD",
                     partial(gain, metric="errors", of=f"{name} + KD", over="KD"),
                 )
                 for name in METHODS

@@ -129,7 +129,7 @@ def study(*, fast: bool = False) -> Study:
         """The claim that a bias, chosen so, saves errors."""
         return Claim(
             f"{recipe}: the {WAYS[way]} saves errors.",
-            "test errors fewer",
+            "test errors saved",
             partial(errors_saved, way=way, recipe=recipe),
         )
 

@@ -140,24 +140,24 @@ def study(*, fast: bool = False) -> Study:
             *(
                 Claim(
                     f"Distillation helps with {count:,} labelled images.",
-                    "test errors fewer",
+                    "test errors saved",
                     partial(gain, metric="errors", of=f"KD, {count} labels", over=f"scratch, {count} labels"),
                 )
                 for count in LABELS
             ),
             Claim(
                 "Unlabelled images with the teacher's soft targets are worth more than 10,000 labels.",
-                "test errors fewer",
+                "test errors saved",
                 partial(gain, metric="errors", of=TRANSFER, over="scratch, 10000 labels"),
             ),
             Claim(
                 f"The temperature matters: T = 8 against T = 1 with {GRID_LABELS} labels, α = 0.9.",
-                "test errors fewer",
+                "test errors saved",
                 partial(gain, metric="errors", of=_grid_name(8, 0.9), over=_grid_name(1, 0.9)),
             ),
             Claim(
                 f"Labels beside soft targets help: α = 0.9 against α = 1 with {GRID_LABELS} labels, T = 8.",
-                "test errors fewer",
+                "test errors saved",
                 partial(gain, metric="errors", of=_grid_name(8, 0.9), over=_grid_name(8, 1.0)),
             ),
         ),

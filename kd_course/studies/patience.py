@@ -80,18 +80,18 @@ def study(*, fast: bool = False) -> Study:
         claims=(
             Claim(
                 f"Distillation speeds learning up: it helps a 2×300 student already after {first} epochs.",
-                "test errors fewer",
+                "test errors saved",
                 partial(gain, metric="errors", of=f"distilled {first}", over=f"scratch {first}"),
             ),
             Claim(
                 f"It helps after {last} epochs.",
-                "test errors fewer",
+                "test errors saved",
                 partial(gain, metric="errors", of=f"distilled {last}", over=f"scratch {last}"),
             ),
             Claim(f"The gain grows with patience: {last} epochs against {first}.", "test errors more saved", growth),
             Claim(
                 f"Training longer is as good as a teacher: {last} epochs from scratch against {first * 10} distilled.",
-                "test errors fewer",
+                "test errors saved",
                 partial(gain, metric="errors", of=f"scratch {last}", over=f"distilled {first * 10}"),
             ),
         ),

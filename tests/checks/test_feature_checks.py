@@ -110,3 +110,33 @@ def test_a_stub_is_open_and_an_error_is_an_answer(check: Callable) -> None:
     assert check(None).state == "open"
     assert check(lambda *arguments: 1 / 0).state == "wrong"
     assert check(5).state == "wrong"
+
+
+def dimension_one(s: Tensor, t: Tensor) -> Tensor:
+    return 0.5 * (s - t).square().sum(1).mean()
+
+
+def sum_first(f: Tensor) -> Tensor:
+    return F.normalize(f.sum(1).square().flatten(1), dim=1)
+
+
+def columns(f: Tensor) -> Tensor:
+    return F.normalize(f.square().sum(1).flatten(1), dim=0)
+
+
+def both_directions(s: Tensor, t: Tensor, tau: float) -> Tensor:
+    return (losses.info_nce_loss(s, t, temperature=tau) + losses.info_nce_loss(t, s, temperature=tau)) / 2
+
+
+@pytest.mark.parametrize(
+    ("check", "attempt", "message"),
+    [
+        (checks.hint_loss, dimension_one, "dimension 1 only"),
+        (checks.attention_map, sum_first, "sum first and square"),
+        (checks.attention_map, columns, "your columns have length 1"),
+        (checks.info_nce, both_directions, "mean of both directions"),
+    ],
+)
+def test_more_slips_are_named(check: Any, attempt: Any, message: str):
+    verdict = check(attempt)
+    assert verdict.state == "wrong" and message in verdict.message, verdict

@@ -204,7 +204,7 @@ def doubly_centred(student: Tensor, teacher: Tensor) -> Tensor:
     return (first - second).square().mean()
 
 
-@pytest.mark.parametrize("attempt", [centred, doubly_centred, lambda s, t: centred(s, t).item()])
+@pytest.mark.parametrize("attempt", [centred, doubly_centred])
 def test_centred_sp_passes_what_is_right(attempt: Attempt):
     verdict = checks.centred_sp(attempt)
     assert verdict, verdict
@@ -262,3 +262,19 @@ def test_no_check_raises(check: Attempt):
 def test_nan_is_not_an_answer(check: Attempt):
     shape = {"relative_distances": (5, 5), "vertex_cosine": (3,), "gram_rows": (5, 5), "centred_sp": ()}[check.__name__]
     assert check(lambda *arguments: torch.full(shape, torch.nan)).state == "wrong"
+
+
+def test_centred_sp_and_the_angle_want_a_gradient():
+    verdict = checks.centred_sp(lambda s, t: centred(s, t).detach())
+    assert verdict.state == "wrong" and "no gradient reaches the student" in verdict.message
+    verdict = checks.vertex_cosine(lambda i, j, k: F.cosine_similarity(i - j, k - j, dim=1).detach())
+    assert verdict.state == "wrong" and "no gradient reaches the points" in verdict.message
+
+
+def test_a_nan_that_is_replaced_afterwards_is_refused():
+    def naive(first: Tensor, vertex: Tensor, second: Tensor) -> Tensor:
+        left, right = first - vertex, second - vertex
+        return torch.nan_to_num((left * right).sum(1) / (left.norm(dim=1) * right.norm(dim=1)))
+
+    verdict = checks.vertex_cosine(naive)
+    assert verdict.state == "wrong" and "*gradient* is NaN" in verdict.message

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from kd_course import studies
 from kd_course.evaluation import Interval, mean_interval
 from kd_course.plots import COLOURS, MARKERS
-from kd_course.studies._study import Claim, Reading
+from kd_course.studies import Claim, Reading
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kd_course import studies
-from kd_course.studies import fidelity
+from kd_course import fidelity, studies
 
 REGIME = "StudentNet, 300 labels, by T and α"
 
