@@ -86,6 +86,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
 def figure(runs: pd.DataFrame) -> Figure:
     """Test errors against KL to the teacher, one point per recipe (mean of its seeds), one panel per regime."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     canvas, axes = plt.subplots(1, len(REGIMES), figsize=(16, 4.2), layout="constrained")
     for ax, regime in zip(axes, REGIMES, strict=True):
@@ -95,9 +96,9 @@ def figure(runs: pd.DataFrame) -> Figure:
             style = {"color": COLOURS[role], "marker": MARKERS[role], "linestyle": "none", "alpha": 0.8}
             ax.plot(part["kl_to_teacher"], part["errors"], label=role, **style)
         ax.set(xscale="log", yscale="log", title=regime, xlabel="KL(teacher ‖ student), nats")
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_major_formatter("{x:.0f}")
         for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")
         ax.title.set_fontsize(11)
     axes[0].set_ylabel("test errors of 10,000")
@@ -124,6 +125,8 @@ def reading() -> Reading:
             "The teacher: these make few errors, so copying them and being right are nearly one thing; a teacher that "
             "is often wrong pulls the two apart. The measure: KL at T = 1 looks at the surest answers, and a student "
             "trained at a high T is told to match others. The regime: the wider the range of budgets, the higher the "
-            "correlation, because budget improves both."
+            "correlation, because budget improves both. The two points far to the right are students of DIST and of "
+            "standardised logits: losses that do not fix the scale of the logits, so that an answer can be right and "
+            "its probabilities far from the teacher's."
         ),
     )
