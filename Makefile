@@ -1,6 +1,7 @@
 # `make lab` and `make test` are the two commands of the course. Each first makes .venv, once, and needs only Python, pip and make.
 #
 #   PYTHON       the interpreter that makes .venv           make lab PYTHON=python3.12
+#   VENV         the folder of that environment             make unit VENV=.venv-other PYTHON=python3.13
 #   PIP_ARGS     options for pip install                    make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   LAB_ARGS     options for JupyterLab                     make lab LAB_ARGS=--no-browser
 #   PYTEST_ARGS  options for the unit tests and notebooks   make unit PYTEST_ARGS="-k temperature -x"
@@ -76,8 +77,8 @@ teachers: $(READY) ## train the shipped MNIST teachers again
 fork: ## point badges and bootstrap cells at your fork: make fork SLUG=you/your-repo
 	@$(PYTHON) tools/fork.py "$(SLUG)"
 
-clean: ## remove .venv, builds and caches; downloads stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+clean: ## remove environments, builds and caches; downloads stay
+	rm -rf $(VENV) .venv-oldest build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 REGIMES = {
     "2×800, 2×300 and 2×30 units, by T": ("hinton", r"\d+ (T=|scratch)"),
+    "2×300 units, 2 to 80 epochs": ("patience", r"."),
     "StudentNet, 100 to 55,000 labels": ("pair", r"(KD|scratch), \d+ labels"),
     "StudentNet, 300 labels, by T and α": ("pair", r"(300 labels, T=|scratch, 300 labels)"),
     "StudentNet, 300 labels, by method": ("league", r"."),
@@ -88,21 +89,22 @@ def figure(runs: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
-    canvas, axes = plt.subplots(1, len(REGIMES), figsize=(16, 4.2), layout="constrained")
-    for ax, regime in zip(axes, REGIMES, strict=True):
+    canvas, axes = plt.subplots(2, 3, figsize=(12.5, 7.6), layout="constrained")
+    *panels, corner = axes.flat
+    for ax, regime in zip(panels, REGIMES, strict=True):
         means = runs[runs["regime"] == regime].groupby("recipe")[["kl_to_teacher", "errors"]].mean()
         from_scratch = means.index.str.contains("scratch")
         for role, part in (("distilled", means[~from_scratch]), ("scratch", means[from_scratch])):
             style = {"color": COLOURS[role], "marker": MARKERS[role], "linestyle": "none", "alpha": 0.8}
             ax.plot(part["kl_to_teacher"], part["errors"], label=role, **style)
-        ax.set(xscale="log", yscale="log", title=regime, xlabel="KL(teacher ‖ student), nats")
+        ax.set(xscale="log", yscale="log", xlabel="KL(teacher ‖ student), nats", ylabel="test errors of 10,000")
+        ax.set_title(regime, fontsize=12)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")
-        ax.title.set_fontsize(11)
-    axes[0].set_ylabel("test errors of 10,000")
-    axes[0].legend()
+    corner.axis("off")
+    corner.legend(*panels[0].get_legend_handles_labels(), loc="center")
     return canvas
 
 

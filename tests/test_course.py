@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from contrast import contrast_with_white
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -362,6 +363,20 @@ def says_what_each_figure_shows(lesson: Lesson) -> Iterator[str]:
 
 
 @rule
+def draws_for_the_back_row(lesson: Lesson) -> Iterator[str]:
+    """Letters of 10 points or more, and no colour that fades on a projector (WCAG 2.2, 1.4.11: 3 to 1)."""
+    for cell in lesson.code:
+        for node in ast.walk(python(cell.source)):
+            if not isinstance(node, ast.keyword) or not isinstance(node.value, ast.Constant):
+                continue
+            value = node.value.value
+            if node.arg in ("fontsize", "labelsize") and isinstance(value, (int, float)) and value < 10:
+                yield f"letters of {value} points in {first_line(cell)!r}"
+            if node.arg in ("color", "c") and value not in ("none", "white") and contrast_with_white(value) < 3:
+                yield f"{value!r} is too faint on white in {first_line(cell)!r}"
+
+
+@rule
 def has_outputs_that_never_change(lesson: Lesson) -> Iterator[str]:
     if lesson.number != "00" and not any("nbval-check-output" in tags(cell) for cell in lesson.code):
         yield "no cell is tagged nbval-check-output"
@@ -581,6 +596,8 @@ BREAKS: list[tuple[str, Callable[[Lesson], None]]] = [
     ("names_no_folder_of_one_machine", replaced(2, "See ", "See /" + "tmp/notes ")),
     ("says_what_each_figure_shows", removed(5)),
     ("says_what_each_figure_shows", replaced(5, "What the figure shows", "A figure")),
+    ("draws_for_the_back_row", replaced(4, "plot()", "plot(fontsize=8)")),
+    ("draws_for_the_back_row", replaced(4, "plot()", 'plot(color="0.75")')),
     ("has_outputs_that_never_change", set_to(7, "metadata", nbformat.from_dict({}))),
 ]
 

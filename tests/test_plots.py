@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from contrast import contrast_with_white, luminance
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -74,13 +75,10 @@ def test_roles_differ_in_colour_and_in_marker():
 
 
 def test_colours_stand_out_from_white():
-    """At least 2.8 to 1 of contrast in luminance, and no two roles of equal lightness among the three networks."""
-    luminance = {}
+    """At least 3 to 1 of contrast (WCAG 2.2, 1.4.11), and no two roles of equal lightness among the three networks."""
     for role, colour in plots.COLOURS.items():
-        channels = [((c / 12.92) if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in mpl.colors.to_rgb(colour)]
-        luminance[role] = 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
-        assert 1.05 / (luminance[role] + 0.05) > 2.8, role
-    assert abs(luminance["scratch"] - luminance["distilled"]) > 0.1
+        assert contrast_with_white(colour) >= 3, role
+    assert abs(luminance(plots.COLOURS["scratch"]) - luminance(plots.COLOURS["distilled"])) > 0.1
 
 
 # --- digits ---------------------------------------------------------------------------------------------------------

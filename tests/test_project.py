@@ -157,6 +157,14 @@ def test_conda_environments_agree_with_pyproject(file: str, renamed: dict[str, s
     assert python in SpecifierSet(PROJECT["requires-python"])
 
 
+def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
+    """What .ci/run installs for its second round are the lower bounds of pyproject.toml."""
+    bounds = [Requirement(line) for line in PROJECT["dependencies"] if ">=" in line]
+    lines = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    constraints = {line for line in lines if not line.startswith("#")}
+    assert constraints == {f"{bound.name}{bound.specifier}".replace(">=", "==") + ".*" for bound in bounds}
+
+
 # --- Binder -----------------------------------------------------------------------------------------------------------
 
 
