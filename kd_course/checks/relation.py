@@ -25,6 +25,12 @@ def relative_distances(attempt: Callable[[Tensor], Tensor]) -> str:
     mean = distances.sum() / (distances > 0).sum()
     answer = ask_tensor(attempt, POINTS.clone(), shape=(5, 5))
     directions = F.normalize(POINTS, dim=1)
+    slightly_off = bool((answer.diagonal() != 0).all()) and close(answer.diagonal(), torch.zeros(5))
+    require(
+        not slightly_off,
+        "the diagonal is almost 0 and not 0, so it counts in the mean. A small number under the root does that; "
+        "`torch.linalg.vector_norm` needs none.",
+    )
     recognise(
         answer,
         {
@@ -71,6 +77,14 @@ def relative_distances(attempt: Callable[[Tensor], Tensor]) -> str:
         bool(torch.isfinite(gradient).all()),
         "the values are right, but the gradient is NaN: the root has an infinite slope at 0, and the diagonal is 0. "
         "Use `torch.linalg.vector_norm` or `torch.cdist`, which know about it.",
+    )
+    reference = twins.clone().requires_grad_()
+    lengths = torch.linalg.vector_norm(reference[:, None] - reference[None], dim=2)
+    (expected,) = torch.autograd.grad((lengths / lengths[lengths > 0].mean()).square().sum(), reference)
+    require(
+        close(gradient, expected),
+        "the values are right, but not the gradient: μ depends on the embeddings as well. Do not `detach` it, or the "
+        "student is rewarded for changing its scale.",
     )
     return "proportions only, and a finite gradient even where two samples coincide."
 

@@ -57,6 +57,11 @@ def rooted(embedding: Tensor) -> Tensor:
     return distances / distances[distances > 0].mean()
 
 
+def nearly_rooted(embedding: Tensor) -> Tensor:
+    distances = ((embedding[:, None] - embedding[None]).square().sum(2) + 1e-12).sqrt()
+    return distances / distances[distances > 0].mean()
+
+
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
@@ -72,6 +77,8 @@ def rooted(embedding: Tensor) -> Tensor:
         (lambda e: relative(e.detach()), "no gradient comes back"),
         (lambda e: torch.from_numpy(relative(e.detach()).numpy()), "no gradient comes back"),
         (rooted, "gradient is NaN.*vector_norm"),
+        (nearly_rooted, "almost 0 and not 0"),
+        (lambda e: lengths(e) / lengths(e)[lengths(e) > 0].mean().detach(), "not the gradient: μ depends"),
         (lambda e: 2 * relative(e), "compare with the formula"),
         (lambda e: relative(e)[0], "should be \\(5, 5\\)"),
     ],
