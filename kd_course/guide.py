@@ -92,7 +92,7 @@ EVIDENCE = (
     ("α", "pair", "Labels beside soft targets help"),
     ("student size", "ensembles", "A larger student is worth it"),
     ("training length", "patience", "Distillation speeds learning up"),
-    ("training length", "patience", "The gain grows with patience"),
+    ("training length", "patience", "The teacher's gain grows with patience"),
     ("number of labels", "pair", "Distillation helps with 300 labelled images"),
     ("number of labels", "pair", "Distillation helps with 55,000 labelled images"),
 )

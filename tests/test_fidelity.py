@@ -57,3 +57,9 @@ def test_every_regime_names_recipes_of_its_study():
 def test_a_study_that_was_not_run_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="make studies STUDY=hinton"):
         fidelity.runs(folder=tmp_path)
+
+
+def test_two_regimes_are_compared_seed_by_seed():
+    both = pd.concat([made_up(order=1), made_up(order=-1).assign(regime="the other way")], ignore_index=True)
+    found = fidelity.difference(both, of="the other way", over=REGIME)
+    assert found.mean == pytest.approx(-2) and found.n == 3
