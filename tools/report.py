@@ -42,9 +42,10 @@ def finished() -> list[str]:
 def readings() -> dict[str, tuple[studies.Reading, pd.DataFrame, str]]:
     """By name: how to read the runs, the runs, and where they come from; of fidelity only when its studies are done."""
     found = {name: (studies.study(name), studies.results(name), origin(name)) for name in finished()}
-    if {name for name, _ in fidelity.REGIMES.values()} <= set(found):
+    read_again = dict.fromkeys(name for name, _ in fidelity.REGIMES.values())
+    if set(read_again) <= set(found):
         runs = fidelity.runs()
-        found["fidelity"] = (fidelity.reading(), runs, f"{len(runs)} runs of the studies above, read again.")
+        found["fidelity"] = (fidelity.reading(), runs, f"{len(runs)} runs of {', '.join(read_again)}, read again.")
     return found
 
 
@@ -64,6 +65,9 @@ def report() -> str:
         "Written by `make report` from the JSON files in this folder; a test fails if they disagree. Each file names\n"
         "the command that makes it again. A claim is *supported* or *refuted* where the 95 % interval of the paired\n"
         "difference leaves out 0, and *not told apart from chance* where it does not. `±` is half of that interval.\n"
+        "Each verdict looks at its own claim alone. Where many claims are tested together, as in the league, some\n"
+        "intervals leave out 0 by luck; there the columns *survives Holm* take all comparisons with one baseline\n"
+        "together. Where verdict and column disagree, go by the column.\n"
     ]
     for name, (reading, runs, whence) in readings().items():
         described = reading.figure.__doc__.splitlines()[0]
@@ -72,6 +76,7 @@ def report() -> str:
             f"{whence}\n\n"
             f"![{described}]({name}.png)\n\n"
             f"{described}\n\n"
+            f"The table: {reading.table.__doc__.splitlines()[0]}\n\n"
             f"{markdown(reading.table(runs))}\n\n"
             f"{claims(reading, runs)}\n\n"
             f"**What would change the conclusion.** {reading.would_change}\n"

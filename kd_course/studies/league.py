@@ -253,7 +253,7 @@ def study(*, fast: bool = False) -> Study:
         claims=(
             *(
                 Claim(
-                    f"{name} beats Hinton's distillation.",
+                    f"{name}, 300 labels: alone it makes fewer errors than Hinton's distillation.",
                     "test errors saved against KD",
                     partial(gain, metric="errors", of=name, over="KD"),
                 )
@@ -261,7 +261,7 @@ def study(*, fast: bool = False) -> Study:
             ),
             *(
                 Claim(
-                    f"{name} adds something to distillation.",
+                    f"{name}, 300 labels: added to Hinton's distillation it makes fewer errors than that alone.",
                     "test errors saved against KD",
                     partial(gain, metric="errors", of=f"{name} + KD", over="KD"),
                 )
