@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Recipe = Callable[..., Mapping[str, float]]
 
-CALLABLE = ("runtime", "data", "models", "inference", "training", "evaluation", "ensembles")
+MODULES = ("runtime", "data", "models", "inference", "training", "evaluation", "ensembles")
 """The modules that a recipe's numbers depend on, beside ``losses`` and the one that defines it."""
 
 
@@ -235,11 +235,11 @@ def code_checksum(module: str = "") -> str:
     It reads the code as Python does, so a comment, a docstring or a line break does not change it.
     """
     package = Path(__file__).parent
-    callable_here = [package / f"{name}.py" for name in CALLABLE] + sorted((package / "losses").glob("*.py"))
+    paths = [package / f"{name}.py" for name in MODULES] + sorted((package / "losses").glob("*.py"))
     if module.startswith(f"{__package__}."):
-        callable_here.append(package.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+        paths.append(package.joinpath(*module.split(".")[1:]).with_suffix(".py"))
     digest = hashlib.sha256()
-    for path in callable_here:
+    for path in paths:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):

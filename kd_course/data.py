@@ -125,9 +125,18 @@ class Split:
         return replace(self, teacher_features={stage: table.detach().cpu() for stage, table in features.items()})
 
     def subset(self, choice: Tensor | Sequence[int]) -> Split:
-        """The samples at these positions (integers) or where this mask is true, with all that belongs to them."""
+        """The samples at these positions (integers) or where this mask is true, with all that belongs to them.
+
+        Raises:
+            ValueError: a mask that has not one entry per sample.
+        """
         choice = torch.as_tensor(choice)
         if choice.dtype == torch.bool:
+            if choice.shape != (len(self),):
+                raise ValueError(
+                    f"a mask of shape {tuple(choice.shape)} does not fit {len(self):,} samples; "
+                    "make it from this very split"
+                )
             choice = choice.nonzero().squeeze(1)
         elif choice.numel() == 0:
             choice = choice.long()
@@ -136,7 +145,7 @@ class Split:
         return Split(self.images[choice], self.labels[choice], self.indices[choice], self.origin, teacher, features)
 
     def take(self, count: int, *, seed: int) -> Split:
-        """``count`` samples drawn at random, with the classes in their natural proportions.
+        """``count`` samples drawn at random, so the classes have their natural proportions in expectation.
 
         Larger draws with one seed contain the smaller ones, so learning curves over ``count`` are nested.
 
@@ -267,7 +276,7 @@ def find_mnist() -> Path:
         faults = _faults(raw)
         if not faults:
             return raw
-        if damaged := [fault for fault in faults if "missing" not in fault]:
+        if damaged := [fault for fault in faults if not fault.endswith("is missing")]:
             warnings.warn(f"Not using damaged MNIST files: {'; '.join(damaged)}. Fetching them again.", stacklevel=3)
     return _download(raw)
 
@@ -307,7 +316,14 @@ def _download(raw: Path) -> Path:
     mirrors = _answering(MNIST.mirrors)
     if not mirrors:
         raise DataError("no MNIST files on this machine and no download server answers")
-    raw.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        raw.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=raw.parent, prefix=".download-"):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"MNIST cannot be kept in {raw.parent} ({error}); set KD_COURSE_DATA to a folder that holds it"
+        ) from error
     patience = socket.getdefaulttimeout()
     fault: object = None
     for _attempt in range(2):

@@ -115,9 +115,7 @@ def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabili
     Raises:
         ValueError: as :func:`average_probabilities`, or labels of another length.
     """
-    logits, _ = _checked(logits.detach().double(), None)
-    if len(labels) != logits.shape[1]:
-        raise ValueError(f"{len(labels)} labels do not fit logits {tuple(logits.shape)} of (members, samples, classes)")
+    logits = _with_labels(logits.detach().double(), labels)
     a = torch.zeros(len(logits), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([a], max_iter=steps, line_search_fn="strong_wolfe")
 
@@ -132,8 +130,15 @@ def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabili
 
 
 def disagreement(logits: Tensor) -> Tensor:
-    """For each pair of members, the fraction of samples they answer differently: (M, M), zero on the diagonal."""
-    answers = logits.argmax(2)  # (M, N)
+    """For each pair of members, the fraction of samples they answer differently: (M, M), zero on the diagonal.
+
+    Args:
+        logits: (M, N, C).
+
+    Raises:
+        ValueError: not (M, N, C).
+    """
+    answers = _checked(logits, None)[0].argmax(2)  # (M, N)
     return (answers[:, None] != answers[None]).double().mean(2)
 
 
@@ -142,8 +147,14 @@ def error_overlap(logits: Tensor, labels: Tensor) -> Tensor:
 
     1 means that they fail on the same samples, so that averaging them corrects nothing. Two members without any error
     have overlap 0.
+
+    Args:
+        logits: (M, N, C). labels: (N,).
+
+    Raises:
+        ValueError: not (M, N, C), or labels of another length.
     """
-    wrong = (logits.argmax(2) != labels).double()  # (M, N)
+    wrong = (_with_labels(logits, labels).argmax(2) != labels).double()  # (M, N)
     shared = wrong @ wrong.T
     either = wrong.sum(1)[:, None] + wrong.sum(1)[None] - shared
     return shared / either.clamp_min(1)
@@ -200,6 +211,17 @@ def _known(average: Average) -> Average:
     if average not in ("probabilities", "logits"):
         raise ValueError(f"average must be 'probabilities' or 'logits', not {average!r}")
     return average
+
+
+def _with_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """The table of logits, once it is known to have one label for every sample."""
+    logits, _ = _checked(logits, None)
+    if labels.shape != logits.shape[1:2]:
+        raise ValueError(
+            f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} of (members, samples, classes); "
+            "both must be of the same samples"
+        )
+    return logits
 
 
 def _checked(logits: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:

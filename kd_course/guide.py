@@ -51,8 +51,8 @@ LIMITS = (
 def decision_guide(runs: pd.DataFrame) -> pd.DataFrame:
     """For each situation the recipe with the fewest mean validation errors among those that fit it, with its cost.
 
-    ``no worse, as far as we can tell`` names the others that fit and whose test errors, paired by seed, are not told
-    apart from the choice's.
+    ``no worse, as far as we can tell`` names the others that fit and whose test errors, paired by seed, cannot be
+    told to be more than the choice's.
     """
     import pandas as pd
 
@@ -66,9 +66,7 @@ def decision_guide(runs: pd.DataFrame) -> pd.DataFrame:
             continue
         name = fitting["validation_errors"].idxmin()
         alike = [
-            other
-            for other in fitting.index.drop(name)
-            if not paired_difference(by_seed[other], by_seed[name]).excludes_zero()
+            other for other in fitting.index.drop(name) if paired_difference(by_seed[other], by_seed[name]).low <= 0
         ]
         rows.append(
             {

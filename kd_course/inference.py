@@ -40,9 +40,15 @@ def predict(
     comes back on the device and in the mode it had, its batch-norm statistics untouched.
 
     Raises:
-        ValueError: ``split`` is empty.
+        ValueError: ``split`` is empty. TypeError: the model answers with several tensors, by name.
     """
-    return _table(model, model, split, batch_size, device)["logits"]
+    tables = _table(model, model, split, batch_size, device)
+    if set(tables) != {"logits"}:
+        raise TypeError(
+            f"predict needs a model that returns one tensor of logits, and this one returns {sorted(tables)} by name; "
+            "pass the network itself, or use predict_features"
+        )
+    return tables["logits"]
 
 
 def predict_features(

@@ -33,7 +33,7 @@ class TeacherError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """How a teacher is made: the network, how long it learns (Adam, cosine rate, ±2 pixel jitter), images held out."""
 
     build: Callable[[], nn.Module]
@@ -43,10 +43,10 @@ class Recipe:
 
 
 RECIPES = {
-    ("mnist", "cnn"): Recipe(TeacherNet, epochs=20),
-    ("mnist", "mlp"): Recipe(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=100, held_out=0),
-    ("digits", "cnn"): Recipe(TeacherNet, epochs=12, batch_size=32),
-    ("digits", "mlp"): Recipe(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=40, batch_size=32),
+    ("mnist", "cnn"): Training(TeacherNet, epochs=20),
+    ("mnist", "mlp"): Training(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=100, held_out=0),
+    ("digits", "cnn"): Training(TeacherNet, epochs=12, batch_size=32),
+    ("digits", "mlp"): Training(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=40, batch_size=32),
 }
 """The recipe of each teacher, by data set and name: the CNN of the pair, and the 2×1200 MLP of Hinton et al. 2015.
 
@@ -84,7 +84,10 @@ def load_teacher(data: Data, name: str = "cnn") -> nn.Module:
 
     Args:
         data: the data set; its ``name`` decides which teacher fits.
-        name: ``"cnn"`` (:class:`~kd_course.models.TeacherNet`).
+        name: ``"cnn"`` (:class:`~kd_course.models.TeacherNet`) or ``"mlp"`` (2×1200, Hinton et al. 2015).
+
+    No teacher has seen a test image. The CNN, and both teachers of the digits, learned the *default* training split:
+    with another ``validation_size`` some validation images are among those they learned.
 
     Raises:
         TeacherError: the weights are missing or do not match the checksum on their card.
@@ -131,6 +134,8 @@ def card(dataset: str = "mnist", name: str = "cnn") -> dict:
         TeacherError: no such card is shipped.
     """
     path = _file(dataset, name, "card")
+    if dataset == "digits":
+        raise TeacherError("the teacher of the digits is trained on the spot and has no card; use load_teacher(data)")
     if not path.is_file():
         raise TeacherError(
             f"{path} is missing; fetch it again with the course, or run 'python -m kd_course.teachers {name}'"
@@ -138,7 +143,7 @@ def card(dataset: str = "mnist", name: str = "cnn") -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _recipe(dataset: str, name: str) -> Recipe:
+def _recipe(dataset: str, name: str) -> Training:
     if (dataset, name) not in RECIPES:
         known = ", ".join(sorted(known for of, known in RECIPES if of == dataset)) or "none"
         raise ValueError(f"no teacher {name!r} for {dataset!r}; there are: {known}")

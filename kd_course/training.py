@@ -89,8 +89,10 @@ def fit(
         ``evaluate`` returned. The model stays on ``device``, with its best weights if ``monitor`` was given.
 
     Raises:
-        ValueError: an argument out of range, an objective without a scalar loss, or a checkpoint of another training.
-        FloatingPointError: a term of the objective became NaN or infinite.
+        ValueError: an argument out of range, an objective without a scalar loss or without a gradient, an ``evaluate``
+            whose numbers bear the names of the history's own columns or lack ``monitor``, or a checkpoint of another
+            training.
+        FloatingPointError: a term of the objective, or the monitored number, became NaN or infinite.
     """
     import pandas as pd
 
@@ -100,7 +102,7 @@ def fit(
     optim = optimizer([parameter for parameter in model.parameters() if parameter.requires_grad])
     base_rates = [group["lr"] for group in optim.param_groups]
     identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "monitor": monitor}
-    identity |= {"samples": len(train), "origin": train.origin}
+    identity |= {"samples": len(train), "origin": train.origin, "rates": base_rates}
     rows, best = _resume(checkpoint, identity, model, optim)
     steps = math.ceil(len(train) / batch_size)
 
@@ -138,9 +140,7 @@ def fit(
             row |= {"learning_rate": optim.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             if evaluate is not None:
                 with evaluating(model):
-                    row |= evaluate(model)
-            if monitor is not None and monitor not in row:
-                raise ValueError(f"evaluate measured no {monitor!r} to monitor; it gave {', '.join(row)}")
+                    row |= _measured(evaluate(model), row, monitor, epoch)
             rows.append(row)
             if monitor is not None and _epochs_since_best(rows, monitor) == 0:
                 best = copy.deepcopy(model.state_dict())
@@ -161,11 +161,30 @@ def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             "the objective must return one scalar tensor, or a dict of them with 'loss' among its names; "
             f"its loss is {given}"
         )
+    if not loss.requires_grad:
+        raise ValueError(
+            "the objective's loss has no gradient, so nothing would be learned: compute it from model(batch.images), "
+            "without no_grad, .detach() or .item()"
+        )
     for name, value in terms.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"every term of the objective must be one scalar tensor; its {name!r} is {given}")
     return terms
+
+
+def _measured(
+    result: Mapping[str, float], row: Mapping[str, float], monitor: str | None, epoch: int
+) -> dict[str, float]:
+    """What ``evaluate`` returned, as plain numbers (a checkpoint can hold no others), fit to be monitored."""
+    numbers = {name: float(value) for name, value in result.items()}
+    if taken := sorted(numbers.keys() & row.keys()):
+        raise ValueError(f"evaluate must not name its numbers {taken}: the history has such columns; rename them")
+    if monitor is not None and monitor not in numbers:
+        raise ValueError(f"evaluate measured no {monitor!r} to monitor; it gave {', '.join(numbers) or 'nothing'}")
+    if monitor is not None:
+        _refuse_non_finite({monitor: numbers[monitor]}, epoch)  # no number is smaller than NaN
+    return numbers
 
 
 def _epochs_since_best(rows: list[dict[str, float]], monitor: str) -> int:

@@ -44,11 +44,14 @@ def live_figure(draw: Callable[..., Figure], **controls: ipywidgets.ValueWidget)
     message = ipywidgets.HTML()
 
     def redraw(_change: object = None) -> None:
+        before = plt.get_fignums()
         try:
             picture.value = as_png(draw(**{name: control.value for name, control in controls.items()}))
             message.value = ""
         except Exception as error:  # a callback's traceback would be lost; the learner should see it
             message.value = f"<b>This setting could not be drawn:</b> {escape(f'{type(error).__name__}: {error}')}"
+            for number in set(plt.get_fignums()) - set(before):  # a half-drawn figure would appear below the cell
+                plt.close(number)
 
     for control in controls.values():
         control.observe(redraw, names="value")

@@ -400,7 +400,7 @@ def copied_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package
 
 
-@pytest.mark.parametrize("name", [*comparison.CALLABLE, "losses/response", "losses/_arguments"])
+@pytest.mark.parametrize("name", [*comparison.MODULES, "losses/response", "losses/_arguments"])
 def test_code_that_a_recipe_calls_is_part_of_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -812,3 +812,24 @@ def test_jitter_is_decided_by_the_global_seed_and_by_zero_pixels_not_at_all() ->
     torch.manual_seed(3)
     assert torch.equal(jitter(images), first) and not torch.equal(jitter(images), first)
     assert torch.equal(jitter(images, 0), images)
+
+
+@pytest.mark.parametrize("length", [11, 13])
+def test_a_mask_of_another_split_is_refused(tiny_split: Callable[..., Split], length: int) -> None:
+    with pytest.raises(ValueError, match=rf"a mask of shape \({length},\) does not fit 12 samples"):
+        tiny_split(12).subset(torch.ones(length, dtype=torch.bool))
+
+
+def test_a_folder_that_cannot_be_used_leaves_the_digits(
+    small_mnist: dict[str, bytes],
+    mirror: Callable[..., Mirror],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys,
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setattr("kd_course.data.download_folder", lambda: tmp_path / "a file")
+    mirror(zipped(small_mnist))
+    with pytest.raises(DataError, match=r"MNIST cannot be kept in .*a file.*KD_COURSE_DATA"):
+        load_data("mnist")
+    assert load_data().name == "digits"

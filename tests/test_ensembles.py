@@ -458,7 +458,7 @@ def test_fitting_is_done_in_double_precision_whatever_the_table_is_in(average: A
 
 
 def test_labels_of_another_length_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"6 labels do not fit logits \(3, 7, 4\) of \(members, samples, classes\)"):
+    with pytest.raises(ValueError, match=r"labels \(6,\) do not fit logits \(3, 7, 4\) of"):
         fit_weights(table(), random_labels(6, 4))
 
 
@@ -686,3 +686,10 @@ def test_the_latency_of_an_ensemble_is_that_of_all_its_members() -> None:
     measured = latency(Ensemble([Slow().eval() for _ in range(3)]), batch_size=2, repeats=5, warm_up=1)
     assert measured.median_ms >= 12
     assert (measured.batch_size, measured.threads, measured.repeats) == (2, 1, 5)
+
+
+def test_measures_of_diversity_refuse_what_is_no_table_of_members() -> None:
+    with pytest.raises(ValueError, match=r"must be \(members, samples, classes\), not \(3, 4\)"):
+        disagreement(torch.rand(3, 4))
+    with pytest.raises(ValueError, match=r"labels \(1,\) do not fit logits \(2, 3, 4\)"):
+        error_overlap(torch.rand(2, 3, 4), torch.zeros(1, dtype=torch.long))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kd_course.data import Split, to_float
 from kd_course.inference import evaluating, freeze, predict, predict_features
@@ -116,6 +116,15 @@ def test_half_precision_answers_come_back_as_float32(tiny_split: Callable[..., S
             return images.flatten(1)[:, :3].half()
 
     assert predict(Half(), tiny_split()).dtype == torch.float32  # a module without parameters is welcome too
+
+
+def test_predict_refuses_a_model_that_answers_by_name(tiny_split: Callable[..., Split]) -> None:
+    class Extractor(nn.Module):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"stage1": images.flatten(1).float()}
+
+    with pytest.raises(TypeError, match=r"returns \['stage1'\] by name.*predict_features"):
+        predict(Extractor(), tiny_split())
 
 
 def test_an_empty_split_is_refused_by_name(tiny_split: Callable[..., Split]) -> None:

@@ -20,7 +20,16 @@ from kd_course.data import MNIST_SHA256, Data, Split
 from kd_course.inference import predict
 from kd_course.models import TeacherNet, count_parameters, mlp
 from kd_course.runtime import shipped
-from kd_course.teachers import RECIPES, Recipe, TeacherError, card, load_teacher, publish, teacher_logits, train_teacher
+from kd_course.teachers import (
+    RECIPES,
+    TeacherError,
+    Training,
+    card,
+    load_teacher,
+    publish,
+    teacher_logits,
+    train_teacher,
+)
 
 SHIPPED = sorted(path.stem.removeprefix("mnist_") for path in shipped("teachers").glob("mnist_*.json"))
 KINDS = ["weights", "logits"]
@@ -222,7 +231,7 @@ def test_a_split_of_unknown_origin_has_no_teacher(small: Data, origin: str, word
 @pytest.fixture
 def quick(small: Data, monkeypatch: pytest.MonkeyPatch) -> Data:
     """The small data set with a recipe that takes no time."""
-    recipe = Recipe(partial(mlp, 8, dropout=0.5), epochs=2, batch_size=8)
+    recipe = Training(partial(mlp, 8, dropout=0.5), epochs=2, batch_size=8)
     monkeypatch.setitem(teachers.RECIPES, ("mnist", "cnn"), recipe)
     everything = [small.validation.images, small.train.images], [small.validation.labels, small.train.labels]
     images, labels = (torch.cat(columns) for columns in everything)
@@ -275,3 +284,8 @@ def test_the_command_writes_a_teacher_and_leaves_no_checkpoint(
     described = json.loads((tmp_path / "new" / "mnist_cnn.json").read_text(encoding="utf-8"))
     assert json.loads(capsys.readouterr().out) == described
     assert described["seed"] == 3 and described["command"] == "python -m kd_course.teachers cnn --seed 3"
+
+
+def test_the_digits_have_no_card_and_the_error_says_why() -> None:
+    with pytest.raises(TeacherError, match="trained on the spot and has no card; use load_teacher"):
+        card("digits")

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -441,6 +442,16 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(tiny_split: MakeSpl
     assert same(state(resumed), state(whole))
 
 
+def test_a_checkpoint_holds_whatever_kind_of_number_evaluate_returns(tiny_split: MakeSplit, tmp_path: Path) -> None:
+    """NumPy's scalars, which most metrics return, cannot be read back from a checkpoint."""
+    kinds = {"numpy": np.float64(0.5), "tensor": torch.tensor(0.25), "whole": 3}
+    options = {"evaluate": lambda model: kinds, "monitor": "numpy", "checkpoint": tmp_path / "run.pt", "epochs": 2}
+    history = quietly(network(), cross_entropy, tiny_split(), **options)
+    again = quietly(network(), cross_entropy, tiny_split(), **options)
+    assert history.equals(again)
+    assert again.loc[1, ["numpy", "tensor", "whole"]].to_list() == [0.5, 0.25, 3.0]
+
+
 def test_a_finished_training_is_not_trained_again(tiny_split: MakeSplit, tmp_path: Path) -> None:
     model = network()
     expected = quietly(model, cross_entropy, tiny_split(), epochs=2, checkpoint=tmp_path / "run.pt")
@@ -488,6 +499,9 @@ def test_a_training_that_ran_out_of_patience_stays_stopped_and_gives_its_best_we
         pytest.param({"batch_size": 3}, "batch_size 5 there, 3 here", id="batch size"),
         pytest.param({"samples": 9}, "samples 12 there, 9 here", id="samples"),
         pytest.param({"evaluate": lambda model: {"nll": 1.0}, "monitor": "nll"}, "monitor", id="monitor"),
+        pytest.param(
+            {"optimizer": partial(torch.optim.Adam, lr=0.5)}, r"rates \[0.001\] there, \[0.5\] here", id="rate"
+        ),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_by_name(
@@ -650,6 +664,17 @@ def test_a_term_that_is_not_finite_stops_the_training_by_name(
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
 
 
+def test_a_monitored_number_that_is_not_finite_stops_the_training(tiny_split: MakeSplit) -> None:
+    """NaN is below no number and no number is below it, so the first epoch's weights would be kept for ever."""
+    with pytest.raises(FloatingPointError, match="'nll' became nan in epoch 1"):
+        quietly(network(), cross_entropy, tiny_split(), epochs=2, evaluate=lambda m: {"nll": math.nan}, monitor="nll")
+
+
+def test_an_objective_without_a_gradient_is_refused(tiny_split: MakeSplit) -> None:
+    with pytest.raises(ValueError, match=r"loss has no gradient.*model\(batch.images\).*detach"):
+        quietly(network(), lambda model, batch: cross_entropy(model, batch).detach(), tiny_split(), epochs=1)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -661,7 +686,15 @@ def test_a_term_that_is_not_finite_stops_the_training_by_name(
             {"patience": 0, "monitor": "nll", "evaluate": lambda model: {"nll": 1.0}}, "patience=0 must be 1", id="none"
         ),
         pytest.param(
-            {"monitor": "nll", "evaluate": lambda model: {"errors": 1.0}}, "'nll'.*'?errors'?", id="unmeasured monitor"
+            {"monitor": "nll", "evaluate": lambda model: {"errors": 1.0}},
+            "'nll'.*gave errors$",
+            id="unmeasured monitor",
+        ),
+        pytest.param(
+            {"monitor": "loss", "evaluate": lambda model: {"errors": 1.0}}, "'loss'.*gave errors$", id="not evaluate's"
+        ),
+        pytest.param(
+            {"evaluate": lambda model: {"loss": 1.0}}, r"must not name its numbers \['loss'\]", id="taken name"
         ),
     ],
 )

@@ -93,6 +93,18 @@ def test_a_drawing_that_fails_at_once_still_shows_its_controls():
     assert "ZeroDivisionError" in box.children[2].value
 
 
+def test_a_drawing_that_fails_half_way_leaves_no_figure_open():
+    def half_way(x: float) -> Figure:
+        plt.figure()
+        raise ValueError(x)
+
+    slider = ipywidgets.FloatSlider(0.0)
+    others = plt.get_fignums()
+    live_figure(half_way, x=slider)
+    slider.value = 1.0
+    assert plt.get_fignums() == others
+
+
 def test_a_message_cannot_smuggle_markup_in():
     def angry(x: float) -> Figure:
         raise ValueError("<script>alert(1)</script>")

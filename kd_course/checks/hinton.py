@@ -148,7 +148,10 @@ def transfer_objective(attempt: Callable[[nn.Module, Batch], Tensor]) -> str:
 
     def loss(labels: Tensor) -> Tensor:
         answer = ask(attempt, model, replace(batch, labels=labels))
-        return ask_tensor(lambda: answer.get("loss") if isinstance(answer, Mapping) else answer, shape=())
+        if isinstance(answer, Mapping):
+            require("loss" in answer, f"a dict of terms needs one named 'loss'; yours has {sorted(answer)}.")
+            answer = answer["loss"]
+        return ask_tensor(lambda: answer, shape=())
 
     answer = loss(labels)
     soft = T**2 * _divergence(TEACHER, logits, T)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import torch
@@ -127,7 +128,9 @@ def temperature_schedule(attempt: Callable[[float], float]) -> str:
     )
     require(_near(start, 8), f"at progress 0 the temperature is {start:.3g}; it should be 8.")
     if not _near(end, 1):
-        epochs = next((epochs for epochs in range(2, 1001) if _near(at(float(epochs)), 1)), None)
+        epochs = None
+        with suppress(Exception):  # a function that guards its domain has no such answer
+            epochs = next((epochs for epochs in range(2, 1001) if _near(at(float(epochs)), 1)), None)
         if epochs is not None:
             raise Mistake(
                 f"this arrives at 1 when its argument is {epochs}, as if it were an epoch number. `progress` is the "

@@ -20,8 +20,7 @@ def floating_pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, 
             f"student {what} {tuple(student.shape)} and teacher {what} {tuple(teacher.shape)} must have one shape; "
             "compare the same samples"
         )
-    if student.numel() == 0:
-        raise ValueError(f"{what} of shape {tuple(student.shape)} are empty; a loss needs at least one sample")
+    _not_empty(student, what)
     return student, teacher
 
 
@@ -38,7 +37,8 @@ def batch_pair(
     for role, value in (("student", student), ("teacher", teacher)):
         if value.ndim < 2 or ndim not in (None, value.ndim) or 0 in value.shape[1:]:
             wanted = "(batch, dimensions)" if ndim == 2 else "(batch, …)"
-            raise ValueError(f"{role} {what} must be {wanted}, not {tuple(value.shape)}; try .flatten(1)")
+            advice = "try .flatten(1)" if value.ndim > 2 else "keep the batch dimension, and one feature at least"
+            raise ValueError(f"{role} {what} must be {wanted}, not {tuple(value.shape)}; {advice}")
     if len(student) != len(teacher):
         raise ValueError(f"{len(student)} student {what} and {len(teacher)} teacher {what} must be of the same samples")
     if len(student) < least:
@@ -49,22 +49,55 @@ def batch_pair(
 
 def _floating(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """Both tensors in one floating type, float32 or wider."""
-    for role, value in (("student", student), ("teacher", teacher)):
-        if not isinstance(value, Tensor):
-            hint = "; attach teacher logits with split.with_teacher(logits)" if value is None else ""
-            raise TypeError(f"{role} {what} must be a tensor, not {type(value).__name__}{hint}")
-        if not value.is_floating_point():
-            raise TypeError(f"{role} {what} must be floating point, not {value.dtype}; pass raw {what}, not labels")
-    common = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    student, teacher = _widened(student, f"student {what}"), _widened(teacher, f"teacher {what}")
+    common = torch.promote_types(student.dtype, teacher.dtype)
     return student.to(common), teacher.to(common)
+
+
+def floating_tensor(value: Tensor, what: str) -> Tensor:
+    """One tensor in float32 or wider, once it is known to be a floating-point tensor with something in it.
+
+    Raises:
+        TypeError: not a floating-point tensor. ValueError: it is empty. The message calls it ``what``.
+    """
+    value = _widened(value, what)
+    _not_empty(value, what)
+    return value
+
+
+def _not_empty(value: Tensor, what: str) -> None:
+    if value.numel() == 0:
+        raise ValueError(f"{what} of shape {tuple(value.shape)} are empty; a loss needs at least one sample")
+
+
+def _widened(value: Tensor, what: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        hint = "; attach teacher logits with split.with_teacher(logits)" if value is None else ""
+        raise TypeError(f"{what} must be a tensor, not {type(value).__name__}{hint}")
+    if not value.is_floating_point():
+        raise TypeError(f"{what} must be floating point, not {value.dtype}; use .float(), if these are not labels")
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def logit_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`floating_pair` for logits, which are (B, C) with at least two classes."""
     student, teacher = floating_pair(student, teacher, "logits")
-    if student.ndim != 2 or student.shape[1] < 2:
-        raise ValueError(f"logits must be (batch, classes) with two classes or more, not {tuple(student.shape)}")
-    return student, teacher
+    return _rows_of_logits(student), teacher
+
+
+def logit_table(logits: Tensor, what: str = "logits") -> Tensor:
+    """One table of logits (B, C), held to what :func:`logit_pair` asks of each of its two.
+
+    Raises:
+        TypeError: not a floating-point tensor. ValueError: not (B, C) with two classes or more, or empty.
+    """
+    return _rows_of_logits(floating_tensor(logits, what))
+
+
+def _rows_of_logits(logits: Tensor) -> Tensor:
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"logits must be (batch, classes) with two classes or more, not {tuple(logits.shape)}")
+    return logits
 
 
 def positive(value: float, name: str) -> float:

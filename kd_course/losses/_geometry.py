@@ -11,6 +11,12 @@ def unit(vectors: Tensor, dim: int) -> Tensor:
     return rescaled_by(vectors, torch.linalg.vector_norm(vectors, dim=dim, keepdim=True))
 
 
+def centred(values: Tensor, dim: int) -> Tensor:
+    """``values`` minus their mean along ``dim``; exactly 0 where they are all alike, which rounding else prevents."""
+    shifted = values - values.narrow(dim, 0, 1)
+    return shifted - shifted.mean(dim, keepdim=True)
+
+
 def rescaled_by(values: Tensor, scale: Tensor) -> Tensor:
     """``values / scale``, or ``values`` where the scale is 0."""
     return values / torch.where(scale > 0, scale, 1)

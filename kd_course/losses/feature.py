@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course.losses._arguments import floating_pair
+from kd_course.losses._arguments import floating_pair, floating_tensor
 from kd_course.losses._geometry import unit
 from kd_course.runtime import seeded
 
@@ -154,7 +154,7 @@ def attention_transfer_loss(
         )
     layers = []
     for student, teacher in zip(student_features, teacher_features, strict=True):
-        student, teacher = _maps(student), _maps(teacher)
+        student, teacher = _maps(student, "student features"), _maps(teacher, "teacher features")
         if len(student) != len(teacher):
             raise ValueError(f"batches of {len(student)} and {len(teacher)} features must be of the same samples")
         student, teacher = _one_size(student, teacher)
@@ -190,9 +190,9 @@ def layerwise_loss(layer_losses: Sequence[Tensor], weights: Tensor | Sequence[fl
     return torch.stack([weight * loss for weight, loss in zip(weights, layer_losses, strict=True)]).sum()
 
 
-def _maps(feature: Tensor) -> Tensor:
+def _maps(feature: Tensor, what: str = "features") -> Tensor:
     """``feature`` in float32 or wider, once it is known to be (B, C, H, W)."""
-    feature, _ = floating_pair(feature, feature, "features")
+    feature = floating_tensor(feature, what)
     if feature.ndim != 4:
         raise ValueError(
             f"an attention map needs (batch, channels, height, width), not {tuple(feature.shape)}; logits have no map"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_course.losses._arguments import batch_pair, positive
+from kd_course.losses._arguments import batch_pair, not_negative, positive
 from kd_course.losses._geometry import rescaled_by, unit
 
 
@@ -148,7 +148,8 @@ def irg_loss(
             lifts the need.
 
     Raises:
-        TypeError, ValueError: as :func:`rkd_distance_loss`; also widths that a term with a weight cannot compare.
+        TypeError, ValueError: as :func:`rkd_distance_loss`; also widths that a term with a weight cannot compare, and a
+            weight below 0.
 
     Reference: Liu et al. 2019, *Knowledge Distillation via Instance Relationship Graph*, CVPR; distances scaled by
     their maximum as in the authors' Caffe layers. Unlike there, the gradient passes through the maximum.
@@ -163,6 +164,9 @@ def irg_loss(
         raise ValueError(
             f"{len(students)} student layers and {len(teachers)} teacher layers must be as many, and one at least"
         )
+    not_negative(vertex_weight, "vertex_weight")
+    not_negative(edge_weight, "edge_weight")
+    not_negative(transform_weight, "transform_weight")
     pairs = [batch_pair(s, t, "features") for s, t in zip(students, teachers, strict=True)]
     layers_s, layers_t = ([layer.flatten(1) for layer in side] for side in zip(*pairs, strict=True))
 

@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_course.losses._arguments import batch_pair, floating_pair, fraction, logit_pair, not_negative, positive
-from kd_course.losses._geometry import unit
+from kd_course.losses._arguments import (
+    batch_pair,
+    floating_pair,
+    floating_tensor,
+    fraction,
+    logit_pair,
+    logit_table,
+    not_negative,
+    positive,
+)
+from kd_course.losses._geometry import centred, unit
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -166,7 +175,12 @@ def regression_kd_loss(
         return F.mse_loss(student, teacher)
     if targets is None:
         raise ValueError("targets are needed at alpha < 1 and with a margin; pass them, or use alpha=1 and no margin")
-    student, targets = floating_pair(student, targets, "predictions (the second is the targets)")
+    targets = floating_tensor(targets, "targets")
+    if targets.shape != student.shape:
+        raise ValueError(
+            f"targets {tuple(targets.shape)} must have the predictions' shape {tuple(student.shape)}; "
+            "try targets.view_as(predictions)"
+        )
     error = (student - targets).square()  # (B, …)
     if margin is None:
         imitation = F.mse_loss(student, teacher)
@@ -195,11 +209,10 @@ def standardize_logits(logits: Tensor) -> Tensor:
     >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0]]))
     tensor([[-1.,  0.,  1.]])
     """
-    logits, _ = logit_pair(logits, logits)
-    shifted = logits - logits[:, :1]  # so that a constant row is exactly 0
-    centred = shifted - shifted.mean(dim=1, keepdim=True)
-    variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
-    return centred / torch.where(variance > 0, variance, 1).sqrt()
+    logits = logit_table(logits)
+    deviation = centred(logits, dim=1)
+    variance = deviation.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
+    return deviation / torch.where(variance > 0, variance, 1).sqrt()
 
 
 def dkd_loss(
@@ -283,13 +296,13 @@ def dist_loss(
 
 def _correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:
     """Pearson's correlation along ``dim``; 0 where one of the two does not vary."""
-    first, second = (unit(values - values.mean(dim, keepdim=True), dim) for values in (first, second))
+    first, second = (unit(centred(values, dim), dim) for values in (first, second))
     return (first * second).sum(dim)
 
 
 def _labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and labels as cross-entropy wants them, or a sentence that says what is wrong with them."""
-    logits, _ = logit_pair(logits, logits)
+    logits = logit_table(logits, "student logits")
     batch, classes = logits.shape
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor of class numbers, not {type(labels).__name__}; use torch.tensor(…)")

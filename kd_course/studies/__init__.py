@@ -77,22 +77,22 @@ def run(
     Raises:
         ValueError: no such study, no seeds, or a study that is not ``fast`` on data other than MNIST.
     """
-    folder = Path(folder) if folder else shipped("results", *([".fast"] if fast else []))
-    folder.mkdir(parents=True, exist_ok=True)
     chosen = study(name, fast=fast)
     if seeds < 1 or workers < 1:
         raise ValueError(f"seeds and workers must be 1 or more, not {seeds} and {workers}")
-    again = partial(_compare, name, seeds=seeds, fast=fast, folder=folder)
-    context = multiprocessing.get_context("spawn")
-    helpers = [context.Process(target=again, daemon=True) for _ in range(workers - 1)]
-    for helper in helpers:
-        helper.start()
     data = chosen.load()
     if data.name != "mnist" and not fast:
         raise ValueError(
             f"the studies are about MNIST, and this is {data.name!r} ({data.source}); "
             "set KD_COURSE_DATA to the folder that holds MNIST/raw, or try the study out with fast=True (make: FAST=1)"
         )
+    folder = Path(folder) if folder else shipped("results", *([".fast"] if fast else []))
+    folder.mkdir(parents=True, exist_ok=True)
+    again = partial(_compare, name, seeds=seeds, fast=fast, folder=folder)
+    context = multiprocessing.get_context("spawn")
+    helpers = [context.Process(target=again, daemon=True) for _ in range(workers - 1)]
+    for helper in helpers:
+        helper.start()
     with threads(1):
         runs = compare(chosen.recipes, data, seeds=range(seeds), cache=folder / ".runs" / name, progress=progress)
     for helper in helpers:

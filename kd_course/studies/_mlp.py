@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kd_course.data import Batch, Data
 from kd_course.evaluation import errors, measure
@@ -24,10 +23,7 @@ def student(
     """A network of two hidden layers of ``width`` units, trained from scratch (``alpha`` = 0) or by distillation."""
 
     def objective(model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch.images)
-        if alpha == 0:
-            return F.cross_entropy(logits, batch.labels)
-        return kd_loss(logits, batch.teacher_logits, batch.labels, temperature=temperature, alpha=alpha)
+        return kd_loss(model(batch.images), batch.teacher_logits, batch.labels, temperature=temperature, alpha=alpha)
 
     with seeded(seed):
         network = mlp((width, width))

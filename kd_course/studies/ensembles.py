@@ -22,7 +22,7 @@ from kd_course.data import Batch, Data, Split, load_data
 from kd_course.ensembles import Ensemble, average_probabilities, fit_weights, member_logits
 from kd_course.evaluation import Interval, errors, latency, mean_interval, measure, size_bytes
 from kd_course.inference import freeze, predict
-from kd_course.losses import kd_loss, soft_target_loss
+from kd_course.losses import kd_loss
 from kd_course.models import MixerNet, SeparableNet, StudentNet, count_parameters, mlp
 from kd_course.plots import COLOURS, MARKERS
 from kd_course.runtime import seeded
@@ -142,10 +142,7 @@ def student(
     train = train.with_teacher(average_probabilities(member_logits(asked, train), temperature=temperature))
 
     def objective(model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch.images)
-        if alpha == 1:
-            return soft_target_loss(logits, batch.teacher_logits, temperature=temperature)
-        return kd_loss(logits, batch.teacher_logits, batch.labels, temperature=temperature, alpha=alpha)
+        return kd_loss(model(batch.images), batch.teacher_logits, batch.labels, temperature=temperature, alpha=alpha)
 
     model, own = _train(network, objective, train, seed=seed + STUDENT_SEED, seen=seen)
     return _numbers(model, seconds + own, data=data)

@@ -144,11 +144,11 @@ def _train(train: Split, seed: int, classes: int, *, method: str, with_kd: bool,
 
     def objective(model: nn.ModuleDict, batch: Batch) -> Tensor:
         features = model["student"](batch.images)
-        extra = weight * term(features, batch, model["helper"] if make else None) if term else 0
-        if two_stages and batch.progress < trial:
+        first = two_stages and batch.progress < trial
+        guided = term and (first or not two_stages)
+        extra = weight * term(features, batch, model["helper"] if make else None) if guided else 0
+        if first:
             return extra  # the first steps teach the guided layers alone, the others the whole student, without hints
-        if two_stages:
-            extra = 0
         if with_kd:
             pair = features["classifier"], batch.teacher_logits
             return losses.kd_loss(*pair, batch.labels, temperature=temperature, alpha=ALPHA) + extra

@@ -220,6 +220,7 @@ WRONG_OBJECTIVES = {
     "swapped": (lambda m, b: losses.soft_target_loss(b.teacher_logits, m(b.images), temperature=4), "swapped"),
     "element mean": (lambda m, b: soft_only(m, b) / 4, "averaged over the classes"),
     "another loss": (lambda m, b: losses.logit_mse_loss(m(b.images), b.teacher_logits), "expected T²·KL"),
+    "no loss": (lambda m, b: {"kd": soft_only(m, b)}, r"needs one named 'loss'; yours has \['kd'\]"),
     "no graph": (without_graph, "no gradient reaches the model"),
 }
 

@@ -127,7 +127,14 @@ def _reverse_gradient(student: Tensor, teacher: Tensor, T: float) -> Tensor:
     return torch.autograd.grad(T**2 * F.kl_div(log_t, log_s, reduction="batchmean", log_target=True), student)[0]
 
 
+def guarded(progress: float) -> float:
+    if not 0 <= progress <= 1:
+        raise ValueError("progress must be in [0, 1]")
+    return 8 - 6 * progress
+
+
 SCHEDULE_MISTAKES = {
+    "at progress 1 the temperature is 2; it": guarded,
     "rises from 1 to 8": lambda progress: 1 + 7 * progress,
     "never changes": lambda progress: 8.0,
     "at progress 0 the temperature is 4": lambda progress: 4 - 3 * progress,

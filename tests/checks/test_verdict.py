@@ -22,6 +22,7 @@ from kd_course.checks._verdict import (
     recognise,
     require,
 )
+from kd_course.runtime import seeded
 
 CHECKS = {name: getattr(checks, name) for name in checks.__all__ if name != "Verdict"}
 
@@ -181,6 +182,16 @@ def test_every_check_is_documented_by_its_own_name(name: str):
 @pytest.mark.parametrize("attempt", [None, ..., lambda *_, **__: ..., lambda *_, **__: None])
 def test_every_check_leaves_an_untouched_stub_open(name: str, attempt: object):
     assert CHECKS[name](attempt).state == "open"
+
+
+@pytest.mark.parametrize("name", sorted(CHECKS))
+def test_no_check_draws_from_the_notebooks_random_numbers(name: str):
+    """Running a check once more must not change what a later cell draws (networks are built in checks too)."""
+    with seeded(0):
+        expected = torch.rand(1)
+    with seeded(0):
+        CHECKS[name](lambda *_, **__: torch.rand(1))
+        assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))

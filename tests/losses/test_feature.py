@@ -866,3 +866,9 @@ def whole_student_on_hint_and_labels(
 )
 def test_a_wrong_first_stage_is_caught(wrong: Training, tiny_split: Callable[..., Split]) -> None:
     assert is_caught(wrong, lambda stage: trains_guided_layers_and_regressor_and_nothing_else(stage, tiny_split(24)))
+
+
+def test_attention_names_the_side_that_is_wrong() -> None:
+    maps = torch.rand(2, 3, 4, 4)
+    with pytest.raises(TypeError, match=r"^teacher features must be floating point"):
+        attention_transfer_loss([maps], [maps.long()])

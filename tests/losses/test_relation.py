@@ -780,3 +780,17 @@ WRONG: list[tuple[Loss, Property]] = [
 def test_a_wrong_relation_is_caught(wrong: Loss, by: Property) -> None:
     assert torch.isfinite(wrong(*example()))  # it runs, as it does where it is published
     assert is_caught(wrong, by)
+
+
+@pytest.mark.parametrize("weight", ["vertex_weight", "edge_weight", "transform_weight"])
+@pytest.mark.parametrize("value", [-1.0, math.nan])
+def test_irg_refuses_a_weight_below_zero(weight: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{weight} must be a finite number, 0 or more"):
+        irg_loss(torch.eye(3), torch.eye(3), **{weight: value})
+
+
+def test_the_advice_fits_the_shape() -> None:
+    with pytest.raises(ValueError, match=r"not \(5,\); keep the batch dimension"):
+        rkd_distance_loss(torch.rand(5), torch.rand(5))
+    with pytest.raises(ValueError, match=r"not \(5, 2, 2\); try .flatten\(1\)"):
+        rkd_distance_loss(torch.rand(5, 2, 2), torch.rand(5, 2, 2))

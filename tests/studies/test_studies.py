@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -150,8 +151,9 @@ def test_workers_share_a_study(tmp_path: Path, package_environment: dict[str, st
 
 def test_a_study_on_other_data_than_mnist_must_be_a_token_one(log: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the studies are about MNIST, and this is 'digits'.*KD_COURSE_DATA.*FAST=1"):
-        studies.run("toy", folder=tmp_path, progress=False)
+        studies.run("toy", folder=tmp_path / "new", workers=2, progress=False)
     assert not log.exists()
+    assert not (tmp_path / "new").exists() and not multiprocessing.active_children(), "nothing was begun"
 
 
 @pytest.mark.parametrize("options", [{"seeds": 0}, {"workers": 0}])
