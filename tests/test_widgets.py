@@ -71,7 +71,7 @@ def test_moving_a_slider_draws_its_value():
 
 
 def test_any_control_with_a_value_will_do():
-    picture = live_figure(line, slope=ipywidgets.Dropdown(options={"flat": 0.0, "steep": 4.0}, value=0.0)).children[1]
+    picture = live_figure(line, slope=ipywidgets.Dropdown(options=[("flat", 0.0), ("steep", 4.0)])).children[1]
     assert picture.value == as_png(line(0.0))
 
 
