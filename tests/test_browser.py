@@ -21,6 +21,7 @@ from typing import Any
 
 import ipywidgets
 import pytest
+from packaging.version import Version
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -30,7 +31,9 @@ CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None
 MINUTES = 60_000  # milliseconds
 
 pytestmark = [
-    pytest.mark.skipif(ipywidgets.version_info[0] < 8, reason="JupyterLab 4 cannot show the widgets of ipywidgets 7"),
+    pytest.mark.skipif(
+        Version(ipywidgets.__version__) < Version("8"), reason="JupyterLab 4 cannot show the widgets of ipywidgets 7"
+    ),
     pytest.mark.skipif(CHROMIUM is None, reason=f"there is no browser here: none of {', '.join(NAMES)} is installed"),
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
