@@ -32,14 +32,12 @@ NO_GRADIENT = (
 @exercise
 def hint_loss(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
     """``attempt(student_feature, teacher_feature)`` is half the squared distance, averaged over samples."""
-    wide = (
-        torch.cat([STUDENT, STUDENT[:, :1] - 1], dim=1),
-        torch.cat([TEACHER, TEACHER[:, :1] + 2], dim=1),
-    )  # 3 channels
-    squared = (wide[0] - wide[1]).square()
+    student = torch.cat([STUDENT, STUDENT[:, :1] - 1], dim=1).requires_grad_()  # 3 channels
+    teacher = torch.cat([TEACHER, TEACHER[:, :1] + 2], dim=1)
+    gap = (student - teacher).detach()
+    squared = gap.square()
     expected = 0.5 * squared.flatten(1).sum(1).mean()
-    student = wide[0].clone().requires_grad_()
-    answer = ask_tensor(attempt, student, wide[1].clone(), shape=())
+    answer = ask_tensor(attempt, student, teacher, shape=())
     distances = squared.flatten(1).sum(1).sqrt()
     recognise(
         answer.detach(),
@@ -48,14 +46,14 @@ def hint_loss(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
             "over samples only; with D numbers per sample yours is 2/D of it.": squared.mean(),
             "the factor ½ is missing.": 2 * expected,
             "this sums over dimension 1 only and averages the rest; flatten each sample first.": (
-                0.5 * (wide[0] - wide[1]).square().sum(1).mean()
+                0.5 * squared.sum(1).mean()
             ),
             "this is summed over the batch; take the mean over samples.": 3 * expected,
             "this is half the element mean; sum over the elements of a sample, average over samples.": (
                 0.5 * squared.mean()
             ),
             "this is half the distance; the hint loss takes its *square*.": 0.5 * distances.mean(),
-            "these are absolute differences; square them.": 0.5 * (wide[0] - wide[1]).abs().flatten(1).sum(1).mean(),
+            "these are absolute differences; square them.": 0.5 * gap.abs().flatten(1).sum(1).mean(),
         },
     )
     require(close(answer, expected), f"the value should be {expected:.3f} here, not {answer.item():.3f}.")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 
+from kd_course import studies
+from kd_course.data import Data
 from kd_course.evaluation import errors
+from kd_course.studies import omitted
 from kd_course.studies.omitted import bias_by_errors, bias_by_prior
 
 UNSEEN = torch.tensor([0.0, 0.0, 1.0, 0.0])  # class 2 is the one that was missing
@@ -44,3 +48,18 @@ def test_the_bias_by_prior_makes_the_student_answer_so_often(prior: float) -> No
 def test_the_bias_by_prior_never_takes_away() -> None:
     logits, _ = blind(handicap=-9.0)
     assert bias_by_prior(logits, UNSEEN, 0.25) == 0
+
+
+def test_the_claims_count_what_they_say() -> None:
+    ways = {"errors": [30, 32], "errors_validation": [20, 20], "errors_prior": [21, 23]}
+    runs = pd.DataFrame({"recipe": "no 3s", "seed": [0, 1], "errors_on_missing": [500, 508]} | ways)
+    saved = omitted.errors_saved(runs, way="errors_validation", recipe="no 3s")
+    by_labels = omitted.errors_saved(runs, way="errors_validation", over="errors_prior", recipe="no 3s")
+    missed = omitted.missed_beyond_half(runs, recipe="no 3s")
+    assert (saved.mean, by_labels.mean, missed.mean) == (11, 2, 504 - 505)
+
+
+def test_the_unseen_images_are_counted_right(mnist: Data) -> None:
+    for recipe, made in studies.study("omitted").recipes.items():
+        unseen = torch.isin(mnist.test.labels, torch.tensor(made.keywords["missing"])).sum()
+        assert unseen == omitted.UNSEEN[recipe]
