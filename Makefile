@@ -23,6 +23,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Files side by side, one thread each: faster than one after another on all threads, and a busy neighbour does no harm.
+# PYTEST_ARGS="-n 0" runs them in one process, as a debugger wants it.
+SIDE_BY_SIDE := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help lab test lint unit notebooks format refresh bench studies report slides preflight teachers fork clean
@@ -33,18 +37,21 @@ help: ## this list
 lab: $(READY) ## set up if needed, then open the course in JupyterLab
 	$(BIN)/jupyter-lab notebooks/00_start_here.ipynb $(LAB_ARGS)
 
-test: lint unit notebooks ## set up if needed, then run everything: linter, unit tests, notebooks
+test: $(READY) ## set up if needed, then run everything: linter, unit tests, notebooks; one that fails stops no other
+	@failed=""; \
+	for part in lint unit notebooks; do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
+	test -z "$$failed" || { echo "Failed:$$failed. What went wrong stands above." >&2; exit 1; }
 
 lint: $(READY) ## check code and notebooks with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 unit: $(READY) ## run the unit tests and the examples in the docstrings
-	$(BIN)/python -m pytest --doctest-modules tests kd_course $(PYTEST_ARGS)
+	$(SIDE_BY_SIDE) --doctest-modules tests kd_course $(PYTEST_ARGS)
 
 # The kernels run in processes of their own; warnings of the tools that drive them are not the course's errors.
 notebooks: $(READY) ## run every notebook and compare the outputs that must not differ
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --timeout=600 -W default \
+	$(SIDE_BY_SIDE) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --timeout=600 -W default \
 		notebooks/[0-9]*.ipynb $(PYTEST_ARGS)
 
 format: $(READY) ## mend with ruff what it can mend

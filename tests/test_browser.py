@@ -66,11 +66,11 @@ def lab(tmp_path: Path, package_environment: dict[str, str]) -> Iterator[str]:
             [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+            address = f"http://127.0.0.1:{port}"
             while True:
                 with suppress(OSError), urllib.request.urlopen(f"{address}/api/status", timeout=5):
                     break
-                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "lab.log").read_text()
+                assert process.poll() is None, (tmp_path / "lab.log").read_text()
                 time.sleep(0.2)
             yield address
         finally:
@@ -115,9 +115,7 @@ def answer(page: Any, source: str) -> str:
     check = cell(page, "checks.temperature_softmax(my_temperature_softmax)")
     before = check.locator(".jp-OutputArea-output").inner_text()
     page.keyboard.press("Shift+Enter")
-    deadline = time.monotonic() + 60
     while (said := check.locator(".jp-OutputArea-output").inner_text()) == before or not said.strip():
-        assert time.monotonic() < deadline, f"the check still says {said!r}"
         page.wait_for_timeout(100)
     return said
 
