@@ -1,4 +1,4 @@
-# `make lab` and `make test` are the two commands of the course. Each first makes .venv, once, and needs only Python, pip and make.
+# `make lab` and `make test` are the two commands of the course. The first run makes .venv; it needs only Python, pip and make.
 #
 #   PYTHON       the interpreter that makes .venv           make lab PYTHON=python3.12
 #   VENV         the folder of that environment             make unit VENV=.venv-other PYTHON=python3.13
@@ -7,7 +7,7 @@
 #   PYTEST_ARGS  options for the unit tests and notebooks   make unit PYTEST_ARGS="-k temperature -x"
 #   STUDY        one study of make studies, or several      make studies STUDY="hinton pair"
 #   SEEDS        how many seeds a study has (default 5)     make studies STUDY=league SEEDS=10
-#   FAST         token trainings, to see that all works     make studies FAST=1 SEEDS=1
+#   FAST         tiny trainings, to see that all works      make studies FAST=1 SEEDS=1
 #   SLUG         your repository, for make fork             make fork SLUG=you/your-repo
 
 PYTHON ?= python3
@@ -23,8 +23,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Files side by side, one thread each: faster than one after another on all threads, and a busy neighbour does no harm.
-# PYTEST_ARGS="-n 0" runs them in one process, as a debugger wants it.
+# Files side by side, one thread each: faster than one after another on all threads, also when other programs are busy.
+# PYTEST_ARGS="-n 0" runs them in one process, which a debugger needs.
 SIDE_BY_SIDE := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -37,10 +37,10 @@ help: ## this list
 lab: $(READY) ## set up if needed, then open the course in JupyterLab
 	$(BIN)/jupyter-lab notebooks/00_start_here.ipynb $(LAB_ARGS)
 
-test: $(READY) ## set up if needed, then run everything: linter, unit tests, notebooks; one that fails stops no other
+test: $(READY) ## set up if needed, then run linter, unit tests and notebooks, all three even if one fails
 	@failed=""; \
 	for part in lint unit notebooks; do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
-	test -z "$$failed" || { echo "Failed:$$failed. What went wrong stands above." >&2; exit 1; }
+	test -z "$$failed" || { echo "Failed:$$failed. The errors are printed above." >&2; exit 1; }
 
 lint: $(READY) ## check code and notebooks with ruff
 	$(BIN)/ruff check .
@@ -49,29 +49,29 @@ lint: $(READY) ## check code and notebooks with ruff
 unit: $(READY) ## run the unit tests and the examples in the docstrings
 	$(SIDE_BY_SIDE) --doctest-modules tests kd_course $(PYTEST_ARGS)
 
-# The kernels run in processes of their own; warnings of the tools that drive them are not the course's errors.
+# Each kernel runs in its own process; a warning of the tools that drive it is not an error of the course.
 notebooks: $(READY) ## run every notebook and compare the outputs that must not differ
 	$(SIDE_BY_SIDE) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --timeout=600 -W default \
 		notebooks/[0-9]*.ipynb $(PYTEST_ARGS)
 
-format: $(READY) ## mend with ruff what it can mend
+format: $(READY) ## fix with ruff what it can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-refresh: $(READY) ## execute all notebooks again and store their outputs and costs
+refresh: $(READY) ## execute all notebooks again, one thread each, and store their outputs and costs
 	$(BIN)/python tools/refresh.py
 
 bench: $(READY) ## measure what the training loop and the losses cost
 	$(BIN)/python tools/bench.py
 	$(BIN)/python tools/bench_losses.py
 
-studies: $(READY) ## run the studies behind data/results, or what is missing of them (hours; stop and resume at will)
+studies: $(READY) ## run what is missing of the studies behind data/results (hours; stop and resume as you like)
 	$(BIN)/python -m kd_course.studies $(STUDY) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FAST),--fast)
 
-report: $(READY) ## draw and write what the studies found
+report: $(READY) ## write the figures and tables of the studies
 	$(BIN)/python tools/report.py
 
-slides: $(READY) ## make slides of the notebooks, in build/slides
+slides: $(READY) ## make slides of the notebooks in build/slides
 	$(BIN)/python tools/slides.py
 
 preflight: $(READY) ## check this machine
@@ -84,7 +84,7 @@ teachers: $(READY) ## train the shipped MNIST teachers again
 fork: ## point badges and bootstrap cells at your fork: make fork SLUG=you/your-repo
 	@$(PYTHON) tools/fork.py "$(SLUG)"
 
-clean: ## remove environments, builds and caches; downloads stay
+clean: ## remove environments, builds and caches, but no downloads
 	rm -rf $(VENV) .venv-oldest build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -2,13 +2,18 @@
 
 The package is small enough to read in an afternoon. A file imports only from the floors below it::
 
-    6  widgets  checks  guide  fidelity  __main__   controls, exercises, how to choose, what runs say, pre-flight
-    5  studies                        hours of training, remembered run by run: the numbers behind data/results
-    4  teachers  comparison  plots    whom to imitate; recipes side by side; how to show what came out
-    3  training  evaluation  ensembles   one loop for every method; metrics and intervals; many teachers
-    2  inference                      using a network without training it
-    1  losses  models  data           pure functions, networks, images in memory
+    7  checks  studies                what notebooks and maintainers add: exercises' checks; hours of training
+    6  widgets  __main__              live controls, the pre-flight
+    5  teachers  comparison  plots    teachers that ship; recipes side by side; figures
+    4  training  evaluation  ensembles  memo   one loop for every method; metrics and intervals; many teachers
+    3  checkpoint  inference          a training's state in a file; using a network without training it
+    2  losses  models  data           pure functions, networks, images in memory
+    1  _validation  _definitions      what arguments must be; what a function means
     0  runtime                        device, random numbers, threads, files that ship with the course
+
+Read it in this order: ``losses/response`` (what distillation minimises), ``data/split`` and ``training`` (how anything
+is trained), ``inference`` (how a teacher is run), ``evaluation`` (how it turned out), ``comparison`` (whether that was
+luck); then whichever method you came for. ``checks`` and ``studies`` are annexes that nothing else imports.
 """
 
 __version__ = "0.1.0"

@@ -13,11 +13,11 @@ MEMORY_GB = 2.0
 
 
 class Fault(Exception):
-    """What is wrong, and how to mend it."""
+    """What a check found wrong, and how to fix it."""
 
-    def __init__(self, found: str, mend: str) -> None:
+    def __init__(self, found: str, fix: str) -> None:
         super().__init__(found)
-        self.mend = mend
+        self.fix = fix
 
 
 def _at_least(name: str, version: str) -> None:
@@ -77,7 +77,7 @@ def _memory() -> str:
 
     free = psutil.virtual_memory().available / 2**30
     if free < MEMORY_GB:
-        raise Fault(f"{free:.1f} GB available", f"close other programs; a notebook wants {MEMORY_GB:.0f} GB")
+        raise Fault(f"{free:.1f} GB available", f"close other programs; a notebook needs {MEMORY_GB:.0f} GB")
     return f"{free:.1f} GB available"
 
 
@@ -107,20 +107,20 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def preflight() -> bool:
-    """Print one line per check, ``[ OK ]`` or ``[FAIL]`` with its mend; returns whether all is well."""
+    """Print one line per check, ``[ OK ]``, or ``[FAIL]`` with its fix, and return whether all passed."""
     failed = 0
     for name, check in CHECKS.items():
         try:
             print(f"[ OK ] {name:<12}{check()}")
         except Fault as fault:
             failed += 1
-            print(f"[FAIL] {name:<12}{fault}\n       {'mend':<12}{fault.mend}")
-        except Exception as error:  # a pre-flight that breaks off helps nobody
+            print(f"[FAIL] {name:<12}{fault}\n       {'fix':<12}{fault.fix}")
+        except Exception as error:  # a traceback helps no newcomer
             failed += 1
             missing = isinstance(error, ImportError)
-            mend = "pip install the missing package" if missing else "look up this error, or tell us about it"
-            print(f"[FAIL] {name:<12}{type(error).__name__}: {error}\n       {'mend':<12}{mend}")
-    print("Ready." if not failed else f"{failed} of {len(CHECKS)} checks failed; each line above says how to mend it.")
+            fix = "pip install the missing package" if missing else "look up this error, or tell us about it"
+            print(f"[FAIL] {name:<12}{type(error).__name__}: {error}\n       {'fix':<12}{fix}")
+    print("Ready." if not failed else f"{failed} of {len(CHECKS)} checks failed; the fix is printed below each one.")
     return not failed
 
 

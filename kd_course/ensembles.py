@@ -1,7 +1,7 @@
-"""Many teachers: averaging what they say, weighing them, measuring how much they differ.
+"""Many teachers: average their predictions, weight them, and measure how much they differ.
 
-The functions work on a table of member logits (M, N, C), M members by N samples by C classes, as :func:`member_logits`
-makes it once; :class:`Ensemble` is the same average as one network, for deployment and latency.
+The functions work on a table of member logits (M, N, C), M members by N samples by C classes, which
+:func:`member_logits` makes once; :class:`Ensemble` is the same average as one network, for deployment and latency.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kd_course._validation import positive
 from kd_course.data import Split
 from kd_course.inference import predict
 
@@ -21,48 +22,48 @@ Average = Literal["probabilities", "logits"]
 
 
 def member_logits(members: Sequence[nn.Module], split: Split) -> Tensor:
-    """Logits of every member for every sample of ``split``: (M, N, C), float32, on the CPU.
+    """Logits of every member for every sample of ``split``.
+
+    Args:
+        members: M networks that return logits for the same classes; each is run in evaluation mode.
+        split: N samples.
+
+    Returns:
+        Logits (M, N, C), float32, on the CPU.
 
     Raises:
-        ValueError: no members, or members that answer with different numbers of classes.
+        ValueError: there are no members, or they return different numbers of classes.
     """
-    if not members:
-        raise ValueError("an ensemble needs one member at least, and none was given")
-    tables = [predict(member, split) for member in members]
-    classes = [table.shape[1] for table in tables]
-    if len(set(classes)) > 1:
-        raise ValueError(
-            f"members must know the same classes, but answer with {classes} of them; check each one's last layer"
-        )
-    return torch.stack(tables)
+    _check_members(members)
+    return _stacked([predict(member, split) for member in members])
 
 
 def average_probabilities(logits: Tensor, weights: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
-    """The arithmetic mean of the members' softened probabilities, as logits.
+    r"""The arithmetic mean of the members' softened probabilities, as logits.
 
-    .. math:: z = T \\log \\sum_m w_m \\, softmax(z_m / T)
+    .. math:: z = T \log \sum_m w_m \, softmax(z_m / T)
 
-    Softening the result at the same T gives back exactly the mean probabilities, so it can stand wherever one teacher's
-    logits stand: distilling from it equals distilling from all members at once, up to a constant. Its NLL is at most
-    the mean NLL of the members (Jensen).
+    Softening the result at the same T gives back exactly the mean probabilities, so it can take the place of one
+    teacher's logits: distilling from it equals distilling from all members at once, up to a constant. Its NLL is at
+    most the mean NLL of the members (Jensen).
 
     Args:
-        logits: (M, N, C). weights: (M,), not negative, summing to 1; equal ones if None. A member with weight 0 takes
-            no part, and its weight gets no gradient.
+        logits: member logits (M, N, C).
+        weights: (M,), none negative, summing to 1; equal weights if None. A member with weight 0 has no influence,
+            and its weight gets no gradient.
         temperature: T > 0 at which the probabilities are averaged.
 
     Returns:
-        (N, C), in float32 or wider.
+        Logits (N, C) of the ensemble, in float32 or wider.
 
     Raises:
-        ValueError: not (M, N, C), weights that do not fit or do not sum to 1, T ≤ 0.
+        ValueError: ``logits`` are not (M, N, C), the weights do not fit or do not sum to 1, or T ≤ 0.
 
     >>> two = torch.tensor([[[0.0, 0.0]], [[math.log(3.0), 0.0]]])
     >>> average_probabilities(two).softmax(1)
     tensor([[0.6250, 0.3750]])
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be a finite number above 0, not {temperature!r}")
+    positive(temperature, "temperature")
     logits, weights = _checked(logits, weights)
     log_weights = torch.where(weights > 0, weights, 1).log().masked_fill(weights == 0, -math.inf)  # 0, but never 0/0
     log_p = F.log_softmax(logits / temperature, dim=2)  # (M, N, C)
@@ -70,21 +71,22 @@ def average_probabilities(logits: Tensor, weights: Tensor | None = None, *, temp
 
 
 def average_logits(logits: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The mean of the members' logits, which is the normalised geometric mean of their probabilities.
+    r"""The mean of the members' logits, which is the normalised geometric mean of their probabilities.
 
-    .. math:: z = \\sum_m w_m z_m, \\quad softmax(z) \\propto \\prod_m softmax(z_m)^{w_m}
+    .. math:: z = \sum_m w_m z_m, \quad softmax(z) \propto \prod_m softmax(z_m)^{w_m}
 
-    A member that is sure something is wrong can veto it here; in the arithmetic mean it cannot. The two are different
-    ensembles.
+    Here one member can veto a class by giving it a probability near 0; in the arithmetic mean it cannot. The two are
+    different ensembles.
 
     Args:
-        logits: (M, N, C). weights: (M,), not negative, summing to 1; equal ones if None.
+        logits: member logits (M, N, C).
+        weights: (M,), none negative, summing to 1; equal weights if None.
 
     Returns:
-        (N, C), in float32 or wider.
+        Logits (N, C) of the ensemble, in float32 or wider.
 
     Raises:
-        ValueError: as :func:`average_probabilities`.
+        ValueError: ``logits`` are not (M, N, C), or the weights do not fit or do not sum to 1.
 
     >>> average_logits(torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]]]))
     tensor([[1., 2.]])
@@ -99,21 +101,24 @@ def combine(logits: Tensor, weights: Tensor | None = None, *, average: Average =
 
 
 def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabilities", steps: int = 50) -> Tensor:
-    """Weights of the members that minimise the NLL of the ensemble, for use with *validation* logits and labels.
+    r"""Weights of the members that minimise the NLL of the ensemble, for use with *validation* logits and labels.
 
-    .. math:: w = softmax(a), \\quad a = \\arg\\min_a NLL\\big(y, \\, ensemble(w)\\big), \\quad a_0 = 0
+    .. math:: w = softmax(a), \quad a = \arg\min_a NLL\big(y, \, ensemble(w)\big), \quad a_0 = 0
 
     Only ``a`` is learned; the members are tables and cannot change. Fitted on training data the weights would favour
     the member that overfits most.
 
     Args:
-        logits: (M, N, C) on the validation split. labels: (N,). average: which ensemble. steps: of L-BFGS.
+        logits: member logits (M, N, C) on the validation split.
+        labels: true classes (N,).
+        average: which ensemble the weights are for, ``"probabilities"`` or ``"logits"``.
+        steps: at most so many iterations of L-BFGS.
 
     Returns:
-        (M,), positive, summing to 1.
+        Weights (M,), positive, summing to 1.
 
     Raises:
-        ValueError: as :func:`average_probabilities`, or labels of another length.
+        ValueError: ``logits`` are not (M, N, C), ``labels`` are not (N,), or there is no such average.
     """
     logits = _with_labels(logits.detach().double(), labels)
     a = torch.zeros(len(logits), dtype=torch.float64, requires_grad=True)
@@ -130,29 +135,36 @@ def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabili
 
 
 def disagreement(logits: Tensor) -> Tensor:
-    """For each pair of members, the fraction of samples they answer differently: (M, M), zero on the diagonal.
+    """For each pair of members, the fraction of samples for which they predict different classes.
 
     Args:
-        logits: (M, N, C).
+        logits: member logits (M, N, C).
+
+    Returns:
+        A symmetric table (M, M), in [0, 1], with zeros on the diagonal.
 
     Raises:
-        ValueError: not (M, N, C).
+        ValueError: ``logits`` are not (M, N, C).
     """
-    answers = _checked(logits, None)[0].argmax(2)  # (M, N)
-    return (answers[:, None] != answers[None]).double().mean(2)
+    predicted = _checked(logits, None)[0].argmax(2)  # (M, N)
+    return (predicted[:, None] != predicted[None]).double().mean(2)
 
 
 def error_overlap(logits: Tensor, labels: Tensor) -> Tensor:
-    """For each pair of members, the errors they share over the errors either makes: (M, M), in [0, 1].
+    """For each pair of members, the number of errors both make, divided by the number of errors at least one makes.
 
     1 means that they fail on the same samples, so that averaging them corrects nothing. Two members without any error
     have overlap 0.
 
     Args:
-        logits: (M, N, C). labels: (N,).
+        logits: member logits (M, N, C).
+        labels: true classes (N,).
+
+    Returns:
+        A symmetric table (M, M), in [0, 1].
 
     Raises:
-        ValueError: not (M, N, C), or labels of another length.
+        ValueError: ``logits`` are not (M, N, C), or ``labels`` are not (N,).
     """
     wrong = (_with_labels(logits, labels).argmax(2) != labels).double()  # (M, N)
     shared = wrong @ wrong.T
@@ -161,18 +173,16 @@ def error_overlap(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Ensemble(nn.Module):
-    """Several frozen networks that answer as one.
+    """Several frozen networks as one network, whose output is logits (B, C): for probabilities, the log of their mean.
 
     Args:
-        members: modules with the same classes, in evaluation mode.
-        weights: (M,), not negative, summing to 1; equal ones if None.
-        average: what is averaged: ``"probabilities"`` or ``"logits"``.
-
-    Its output (B, C) is logits: for probabilities the logarithm of their mean.
+        members: M networks that return logits for the same classes, in evaluation mode.
+        weights: (M,), none negative, summing to 1; equal weights if None.
+        average: what is averaged, ``"probabilities"`` or ``"logits"``.
 
     Raises:
-        ValueError: no members, a member in training mode, whole or in part (its dropout would roll dice), weights that
-            do not fit, or no such average.
+        ValueError: there are no members, a member or a part of it is in training mode (its dropout would draw random
+            numbers), the weights do not fit, or there is no such average.
 
     >>> ensemble = Ensemble([nn.Flatten().eval(), nn.Flatten().eval()])
     >>> ensemble(torch.tensor([[0.0, 0.0]])).exp()
@@ -183,28 +193,36 @@ class Ensemble(nn.Module):
         self, members: Sequence[nn.Module], weights: Tensor | None = None, *, average: Average = "probabilities"
     ) -> None:
         super().__init__()
-        if not members:
-            raise ValueError("an ensemble needs one member at least, and none was given")
+        _check_members(members)
         modes = [[part.training for part in member.modules()] for member in members]
         if training := [number for number, parts in enumerate(modes) if any(parts)]:
             raise ValueError(f"members {training} are in training mode; freeze(member) them first")
         self.members = nn.ModuleList(members)
         self.register_buffer("weights", _checked(torch.empty(len(members), 1, 1), weights)[1].detach().clone())
         self.average = _known(average)
-        self.eval()  # a module is born in training mode
+        self.eval()  # a new module is in training mode
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of the ensemble for ``images``."""
-        answers = [member(images) for member in self.members]
-        if len({answer.shape for answer in answers}) > 1:
-            raise ValueError(
-                f"members must know the same classes, but answer with {[answer.shape[1] for answer in answers]}"
-            )
-        return combine(torch.stack(answers), self.weights, average=self.average)
+        logits = _stacked([member(images) for member in self.members])
+        return combine(logits, self.weights, average=self.average)
 
     def train(self, mode: bool = True) -> Ensemble:
-        """Stay in evaluation mode, whatever is asked: members are never trained here."""
+        """Stay in evaluation mode, whatever ``mode`` is: members are never trained here."""
         return super().train(False)
+
+
+def _check_members(members: Sequence[nn.Module]) -> None:
+    if not members:
+        raise ValueError("an ensemble needs at least one member, and none was given")
+
+
+def _stacked(tables: Sequence[Tensor]) -> Tensor:
+    """One table of logits (M, N, C), once the members are known to have the same classes."""
+    if len({table.shape for table in tables}) > 1:
+        classes = [table.shape[1] for table in tables]
+        raise ValueError(f"members must have the same classes, but return {classes} of them; check their last layers")
+    return torch.stack(tables)
 
 
 def _known(average: Average) -> Average:

@@ -1,4 +1,4 @@
-"""Using a network without training it: the one place where evaluation mode and ``no_grad`` are switched on."""
+"""Using a network without training it: the one file that switches to evaluation mode and ``no_grad``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd_course.runtime import pick_device
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Make ``model`` a teacher: evaluation mode, no gradient to its weights. Returns the model."""
+    """Make ``model`` a teacher and return it: in evaluation mode, with weights that get no gradient."""
     return model.eval().requires_grad_(False)
 
 
@@ -33,14 +33,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def predict(
     model: nn.Module, split: Split, *, batch_size: int = 500, device: torch.device | str | None = None
 ) -> Tensor:
-    """Logits of ``model`` for every sample of ``split``: float32 on the CPU, (N, classes), row i for sample i.
+    """Logits of ``model`` for every sample of ``split``, in evaluation mode and without gradients.
 
-    This is how a teacher is asked: once, before training, in evaluation mode and without gradients. Give the
-    table to :meth:`~kd_course.data.Split.with_teacher` and no student ever waits for its teacher again. The model
-    comes back on the device and in the mode it had, its batch-norm statistics untouched.
+    This is how a teacher is run: once, before training. Give the table to
+    :meth:`~kd_course.data.Split.with_teacher` and no student ever waits for its teacher again. The model comes back
+    on the device and in the mode it had, with its batch-norm statistics unchanged.
+
+    Args:
+        model: a network that returns logits (B, classes) for images (B, 1, 28, 28).
+        split: N samples.
+        batch_size: samples per forward pass; it changes the speed and the memory, not the logits.
+        device: where to compute; see :func:`~kd_course.runtime.pick_device` if None.
+
+    Returns:
+        Logits (N, classes), float32, on the CPU; row i belongs to sample i.
 
     Raises:
-        ValueError: ``split`` is empty. TypeError: the model answers with several tensors, by name.
+        ValueError: ``split`` is empty.
+        TypeError: the model returns several tensors, by name.
     """
     tables = _table(model, model, split, batch_size, device)
     if set(tables) != {"logits"}:
@@ -59,10 +69,21 @@ def predict_features(
     batch_size: int = 500,
     device: torch.device | str | None = None,
 ) -> dict[str, Tensor]:
-    """Features of ``model`` at the named stages, for every sample of ``split``: tables (N, …), float32, on the CPU.
+    """Features of ``model`` at the named stages, for every sample of ``split``.
 
-    The stages are nodes that ``create_feature_extractor`` knows (``model.stages`` of the course's networks). Give the
-    tables to :meth:`~kd_course.data.Split.with_features`. A map is large: keep to the samples and stages you need.
+    Give the tables to :meth:`~kd_course.data.Split.with_features`. Feature maps are large: take only the samples and
+    stages you need.
+
+    Args:
+        model: the network, left as :func:`predict` leaves it.
+        split: N samples.
+        stages: names of layers, such as ``model.stages`` of the course's networks, or of any other node that
+            torchvision's ``create_feature_extractor`` finds.
+        batch_size: samples per forward pass.
+        device: where to compute; see :func:`~kd_course.runtime.pick_device` if None.
+
+    Returns:
+        A table (N, …) for each stage, float32, on the CPU; row i belongs to sample i.
 
     Raises:
         ValueError: ``split`` is empty, or the model has no such stage.
@@ -83,7 +104,7 @@ def predict_features(
 def _table(
     model: nn.Module, function: nn.Module, split: Split, batch_size: int, device: torch.device | str | None
 ) -> dict[str, Tensor]:
-    """All of ``split`` through ``function``, which shares the weights of ``model``: one table per output."""
+    """Run ``function``, which shares the weights of ``model``, on all of ``split``: one table per output."""
     if not len(split):
         raise ValueError(f"{split!r} is empty, so there is nothing to predict; check how the split was made")
     device = torch.device(device) if device else pick_device()

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 
 def _convolution_stage(channels_in: int, channels_out: int) -> nn.Sequential:
-    """3×3 convolution, ReLU, 2×2 max-pooling: (B, in, H, W) to (B, out, H//2, W//2)."""
+    """3×3 convolution, ReLU and 2×2 max-pooling, from (B, in, H, W) to (B, out, H//2, W//2)."""
     return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
 
 
 class TeacherNet(nn.Module):
     """The large network of the course's pair: convolutions 64-128-256, 512 hidden units; 1,554,954 parameters.
 
-    Input (B, 1, 28, 28), output logits (B, classes). ``dropout`` is the probability of dropping a hidden unit.
+    Args:
+        classes: number of logits; the input is (B, 1, 28, 28), the output (B, classes).
+        dropout: probability of dropping a hidden unit.
     """
 
     stages = ("stage1", "stage2", "stage3", "embedding")
@@ -103,7 +105,7 @@ def _separable_stage(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class MixerBlock(nn.Module):
-    """Mix between patches, then between channels, each after a layer norm and beside a residual."""
+    """Mixes between patches, then between channels, each after a layer norm and beside a residual connection."""
 
     def __init__(self, patches: int, width: int) -> None:
         super().__init__()
@@ -112,7 +114,7 @@ class MixerBlock(nn.Module):
         self.between_channels = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, patches, width), mixed."""
+        """Mix tokens (B, patches, width) into tokens of the same shape."""
         tokens = tokens + self.between_patches(self.norm_patches(tokens).transpose(1, 2)).transpose(1, 2)
         return tokens + self.between_channels(self.norm_channels(tokens))
 
@@ -147,7 +149,7 @@ class MixerNet(nn.Module):
 
 
 class _FromGrey(nn.Module):
-    """Grey digits (B, 1, 28, 28) as a torchvision backbone wants its input: (B, 3, size, size), normalised."""
+    """Turns grey digits (B, 1, 28, 28) into the normalised (B, 3, size, size) that torchvision's networks expect."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -166,11 +168,15 @@ def backbone(name: str, *, pretrained: bool = False, classes: int = 10, size: in
     Args:
         name: one of torchvision's image classifiers.
         pretrained: start from ImageNet weights, which torchvision downloads; random ones if False.
-        classes: number of logits. size: the digits are enlarged to size × size pixels and repeated on three channels.
+        classes: number of logits.
+        size: height and width, in pixels, to which digits are enlarged before they are repeated on three channels.
+
+    Returns:
+        A network from (B, 1, 28, 28) to logits (B, classes): ``grey``, which prepares the images, then ``network``.
 
     Raises:
-        ValueError: no such network, or one whose last layer is not linear.
-        OSError: pre-trained weights were asked for and cannot be downloaded.
+        ValueError: torchvision has no such classifier, or its last layer is not linear.
+        OSError: the pre-trained weights cannot be downloaded.
     """
     from torchvision import models as zoo
 
@@ -203,6 +209,9 @@ def mlp(
         input_dropout: probability of dropping a pixel.
         classes: number of logits.
 
+    Raises:
+        ValueError: no hidden layer, or one without units.
+
     >>> [name for name, _ in mlp((30, 20)).named_children()]
     ['input', 'stage1', 'stage2', 'classifier']
     """
@@ -217,7 +226,7 @@ def mlp(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of weights and biases.
+    """Number of weights and biases, frozen ones included.
 
     >>> count_parameters(TeacherNet()), count_parameters(StudentNet())
     (1554954, 105866)

@@ -1,7 +1,7 @@
 """Figures in one style: the same colour and marker for the same role in every notebook, legible on a projector.
 
-Every function draws into axes it is given, or makes its own, and returns the axes or the figure, so a cell can go on
-from there. Colour never stands alone: roles differ in marker and hatch too.
+Every function draws into the axes it is given, or makes its own, and returns the axes or the figure, so that a cell
+can add to it. Roles differ in marker and hatch as well as in colour.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 COLOURS = {"teacher": "#5f4690", "scratch": "#d97400", "distilled": "#1d6996", "label": "#cc503e", "neutral": "#666666"}
 """The colour of each role: the teacher, the student from scratch, the distilled student, a true label, all else.
 
-Each stands out from white by at least 3 to 1, which WCAG 2.2 (success criterion 1.4.11) asks of graphics."""
+Each has a contrast of at least 3 to 1 with white, which WCAG 2.2 (success criterion 1.4.11) demands of graphics."""
 
 MARKERS = {"teacher": "s", "scratch": "o", "distilled": "D", "label": "*", "neutral": "^"}
-LOG_FLOOR = 1e-12  # where the logarithmic axis of probabilities begins; a sure teacher goes that low
+LOG_FLOOR = 1e-12  # where the logarithmic axis of probabilities begins; a confident teacher goes that low
 HATCHES = {"teacher": "..", "scratch": "//", "distilled": "", "label": "xx", "neutral": ""}
 
 STYLE = {
@@ -58,7 +58,7 @@ def use_course_style() -> None:
 
 
 def show_digits(images: Tensor, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
-    """A sheet of digits, dark on light, each with its title."""
+    """A sheet of digits, dark on light: ``images`` (N, 1, 28, 28) with their titles, ``columns`` of them in a row."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.6 * rows), squeeze=False)
@@ -70,7 +70,7 @@ def show_digits(images: Tensor, titles: Sequence[str] | None = None, *, columns:
 
 
 def draw_digit(ax: Axes, image: Tensor, title: str = "") -> Axes:
-    """One digit (1, 28, 28), dark on light."""
+    """Draw one digit ``image`` (1, 28, 28), dark on light, under its ``title``."""
     ax.imshow(image.squeeze(0).numpy(), cmap="Greys", interpolation="nearest")
     ax.set_title(title, fontsize=11, loc="center")
     ax.axis("off")
@@ -80,7 +80,15 @@ def draw_digit(ax: Axes, image: Tensor, title: str = "") -> Axes:
 def probability_bars(
     ax: Axes, probabilities: Tensor, *, role: str = "teacher", label: int | None = None, log: bool = False
 ) -> Axes:
-    """Bars of a distribution over classes (C,); the true class has a star. ``log=True`` shows what hides near 0."""
+    """Draw a distribution over classes as bars.
+
+    Args:
+        ax: where to draw.
+        probabilities: (C,).
+        role: whose distribution it is; decides colour and hatch.
+        label: the true class, which gets a star.
+        log: use a logarithmic axis, which shows the probabilities near 0.
+    """
     values = probabilities.tolist()
     ax.bar(range(len(values)), values, color=COLOURS[role], hatch=HATCHES[role], edgecolor="white")
     if log:
@@ -106,7 +114,7 @@ def heatmap(
     decimals: int = 2,
     colour_bar: str = "",
 ) -> Axes:
-    """A small matrix with its numbers written in; the colour repeats what the number says."""
+    """A small matrix with its numbers written in, in colour; ``colour_bar`` is the label of a bar, if there is one."""
     ax = ax or plt.figure(figsize=(6.4, 5.4)).gca()
     image = ax.imshow(values.numpy(), cmap="cividis")
     middle = (float(values.min()) + float(values.max())) / 2
@@ -134,7 +142,7 @@ def heatmap(
 
 
 def loss_curves(histories: Mapping[str, pd.DataFrame], column: str = "loss", *, ax: Axes | None = None) -> Axes:
-    """One line per training, labelled at its end. Names that are roles (``"scratch"``, …) take the role's colour."""
+    """One line per history of ``fit``, labelled at its end; a name that begins with a role gets the role's colour."""
     ax = ax or plt.figure(figsize=(7, 4)).gca()
     for name, history in histories.items():
         role = _role(name)
@@ -171,7 +179,7 @@ def interval_plot(rows: Mapping[str, Sequence[float]], *, xlabel: str, ax: Axes 
 
 
 def interval_lines(ax: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]], *, name: str) -> Axes:
-    """A line of means over ``x`` with its 95 % interval as a band; ``seeds[i]`` holds the values at ``x[i]``."""
+    """Draw a line of means over ``x`` with its 95 % interval as a band; ``seeds[i]`` holds the values at ``x[i]``."""
     role = _role(name)
     intervals = [mean_interval(values) for values in seeds]
     (line,) = ax.plot(
@@ -188,7 +196,14 @@ def interval_lines(ax: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]
 
 
 def reliability_diagram(ax: Axes, table: Tensor, *, role: str = "neutral", name: str = "") -> Axes:
-    """Accuracy against confidence, from :func:`~kd_course.evaluation.reliability`; honest on the diagonal."""
+    """Draw accuracy against confidence: calibrated on the diagonal, over-confident below, under-confident above.
+
+    Args:
+        ax: where to draw.
+        table: (bins, 3), from :func:`~kd_course.evaluation.calibration_bins`; larger spots mean more samples.
+        role: whose confidence it is; decides colour and marker.
+        name: for the legend.
+    """
     count, confidence, correct = table[table[:, 0] > 0].T
     ax.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
     ax.plot(confidence, correct, color=COLOURS[role], marker=MARKERS[role], label=name)

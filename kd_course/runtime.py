@@ -14,10 +14,14 @@ _CHECKOUT = _PACKAGE.parent
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device to compute on: ``name``, else ``$KD_COURSE_DEVICE``, else cuda, mps or cpu, the first that is there.
+    """The device to compute on.
+
+    Args:
+        name: a PyTorch device, such as ``"cpu"`` or ``"cuda:1"``. If None, ``$KD_COURSE_DEVICE`` decides; if that is
+            unset or empty, the first of cuda, mps and cpu that is available.
 
     Raises:
-        ValueError: the device asked for is not one PyTorch knows, or is not on this machine.
+        ValueError: PyTorch does not know the device, or this machine does not have it.
     """
     name = name or os.environ.get("KD_COURSE_DEVICE") or None
     if name is None:
@@ -37,10 +41,10 @@ def pick_device(name: str | None = None) -> torch.device:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block with every PyTorch generator seeded, then put the generators back as they were.
+    """Run a block with every PyTorch generator seeded by ``seed``, then put the generators back as they were.
 
-    What is built inside depends on ``seed`` alone, and what comes after does not notice: an extra layer made
-    in a ``seeded`` block never changes the initialisation of the next network.
+    What is built inside depends on the seed alone, and the code after it draws the same numbers as without it: an
+    extra layer made in a ``seeded`` block never changes the initialisation of the next network.
 
     >>> with seeded(0):
     ...     first = torch.rand(2)
@@ -64,7 +68,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run a block on ``count`` CPU threads, then restore the number that was set before."""
+    """Run a block with PyTorch on ``count`` CPU threads, then restore the number that was set before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -84,7 +88,7 @@ def in_checkout() -> bool:
 
 
 def shipped(*parts: str) -> Path:
-    """Path of a file that travels with the course (``teachers/…``, ``results/…``), in a clone or in a wheel."""
+    """Path of a file that ships with the course: ``shipped("teachers", "mnist_cnn.json")``, in a clone or a wheel."""
     return (_CHECKOUT / "data" if in_checkout() else _PACKAGE / "shipped").joinpath(*parts)
 
 

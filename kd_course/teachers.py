@@ -1,8 +1,8 @@
-"""The teachers of the course: trained by one command, shipped with a card, refused if a single byte differs.
+"""The teachers of the course: trained by one command, shipped with a card, and verified when loaded.
 
 ``python -m kd_course.teachers cnn`` trains the MNIST teacher again and writes three files to ``data/teachers``: weights
 (float16 safetensors), the logits of every MNIST image (float16), and a JSON card with data, seed, command, accuracy and
-checksums. For the fallback digits a teacher is trained on the spot, in seconds.
+checksums. For the fallback digits a teacher is trained when loaded, in seconds.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from kd_course.training import cosine, fit
 
 
 class TeacherError(RuntimeError):
-    """A teacher's file is missing, damaged or of another teacher; the message says which and what to do."""
+    """A teacher's file is missing, or its bytes are not those the card describes; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a teacher is made: the network, how long it learns (Adam, cosine rate, ±2 pixel jitter), images held out."""
+    """How a teacher is made: the network, its training (Adam, cosine rate, ±2 pixel jitter), the images held out."""
 
     build: Callable[[], nn.Module]
     epochs: int
@@ -42,35 +42,43 @@ class Training:
     held_out: int = 5_000
 
 
-RECIPES = {
+TRAININGS = {
     ("mnist", "cnn"): Training(TeacherNet, epochs=20),
     ("mnist", "mlp"): Training(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=100, held_out=0),
     ("digits", "cnn"): Training(TeacherNet, epochs=12, batch_size=32),
     ("digits", "mlp"): Training(partial(mlp, (1200, 1200), dropout=0.5, input_dropout=0.2), epochs=40, batch_size=32),
 }
-"""The recipe of each teacher, by data set and name: the CNN of the pair, and the 2×1200 MLP of Hinton et al. 2015.
+"""How each teacher is trained, by data set and name: the CNN of the pair, and the 2×1200 MLP of Hinton et al. 2015
+(*Distilling the Knowledge in a Neural Network*, arXiv:1503.02531).
 
-The MLP learns all 60,000 MNIST images, as in the paper: its answers on the course's validation images are not held out.
+The MLP learns all 60,000 MNIST images, as in the paper, so the course's validation images are not held out from it.
 """
 
 
 def train_teacher(
     data: Data, name: str = "cnn", *, seed: int = 0, checkpoint: Path | None = None, progress: bool = False
 ) -> nn.Module:
-    """Train a teacher by its recipe on ``data.train`` and freeze it."""
-    recipe = _recipe(data.name, name)
+    """Train a teacher on ``data.train`` as :data:`TRAININGS` says, and freeze it.
+
+    ``seed`` decides the initial weights and the training; ``checkpoint`` and ``progress`` are those of
+    :func:`~kd_course.training.fit`.
+
+    Raises:
+        ValueError: there is no such teacher.
+    """
+    training = _training(data.name, name)
 
     def objective(model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(model(jitter(batch.images)), batch.labels)
 
     with seeded(seed):
-        teacher = recipe.build()
+        teacher = training.build()
     fit(
         teacher,
         objective,
         data.train,
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
         schedule=cosine,
         seed=seed,
         checkpoint=checkpoint,
@@ -80,50 +88,60 @@ def train_teacher(
 
 
 def load_teacher(data: Data, name: str = "cnn") -> nn.Module:
-    """The course's teacher for ``data``, frozen: shipped weights for MNIST, trained on the spot for the digits.
+    """The course's teacher for ``data``, frozen: with shipped weights for MNIST, trained when loaded for the digits.
+
+    No teacher has seen a test image. The CNN, and both teachers of the digits, learned the *default* training split:
+    with another ``validation_size`` some validation images are among those they learned.
 
     Args:
         data: the data set; its ``name`` decides which teacher fits.
         name: ``"cnn"`` (:class:`~kd_course.models.TeacherNet`) or ``"mlp"`` (2×1200, Hinton et al. 2015).
 
-    No teacher has seen a test image. The CNN, and both teachers of the digits, learned the *default* training split:
-    with another ``validation_size`` some validation images are among those they learned.
+    Returns:
+        A network from images (B, 1, 28, 28) to logits (B, 10), the caller's own copy.
 
     Raises:
         TeacherError: the weights are missing or do not match the checksum on their card.
-        ValueError: no such teacher.
+        ValueError: there is no such teacher.
 
     >>> teacher = load_teacher(load_data("digits"))
     >>> teacher.training, any(parameter.requires_grad for parameter in teacher.parameters())
     (False, False)
     """
-    recipe = _recipe(data.name, name)
+    training = _training(data.name, name)
     if data.name == "digits":
         return copy.deepcopy(_digits_teacher(name))
     with seeded(0):  # so that loading a teacher draws no random numbers from the student's generator
-        teacher = recipe.build()
+        teacher = training.build()
     weights = _verified(data.name, name, "weights")
     teacher.load_state_dict({key: value.float() for key, value in weights.items()})
     return freeze(teacher)
 
 
 def teacher_logits(split: Split, name: str = "cnn") -> Tensor:
-    """What the course's teacher says about every sample of ``split``: (N, classes), float32, by sample number.
+    """Logits of the course's teacher for every sample of ``split``.
 
-    For MNIST the answers were computed once and ship with the course; each sample's row is found by its number in the
+    For MNIST they were computed once and ship with the course; each sample's row is found by its number in the
     MNIST file, so any subset in any order gets its own. For the digits they are computed here.
+
+    Args:
+        split: N samples of a data set of the course.
+        name: ``"cnn"`` or ``"mlp"``, as in :func:`load_teacher`.
+
+    Returns:
+        Logits (N, 10), float32, on the CPU; row i belongs to sample i.
 
     Raises:
         TeacherError: the table is missing or does not match the checksum on the teacher's card.
-        ValueError: no such teacher, or a split of unknown origin.
+        ValueError: there is no such teacher, or none for the ``origin`` of the split.
     """
     dataset, _, part = split.origin.partition("/")
-    _recipe(dataset, name)
+    _training(dataset, name)
     if dataset == "digits":
         return predict(_digits_teacher(name), split)
     tables = _verified(dataset, name, "logits")
     if part not in tables:
-        raise ValueError(f"no teacher has answered samples of {split.origin!r}; there are: {', '.join(sorted(tables))}")
+        raise ValueError(f"there are no teacher logits for {split.origin!r}; choose from: {', '.join(sorted(tables))}")
     return tables[part][split.indices].float()
 
 
@@ -135,7 +153,7 @@ def card(dataset: str = "mnist", name: str = "cnn") -> dict:
     """
     path = _file(dataset, name, "card")
     if dataset == "digits":
-        raise TeacherError("the teacher of the digits is trained on the spot and has no card; use load_teacher(data)")
+        raise TeacherError("the teacher of the digits is trained when loaded and has no card; use load_teacher(data)")
     if not path.is_file():
         raise TeacherError(
             f"{path} is missing; fetch it again with the course, or run 'python -m kd_course.teachers {name}'"
@@ -143,11 +161,11 @@ def card(dataset: str = "mnist", name: str = "cnn") -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _recipe(dataset: str, name: str) -> Training:
-    if (dataset, name) not in RECIPES:
-        known = ", ".join(sorted(known for of, known in RECIPES if of == dataset)) or "none"
+def _training(dataset: str, name: str) -> Training:
+    if (dataset, name) not in TRAININGS:
+        known = ", ".join(sorted(known for of, known in TRAININGS if of == dataset)) or "none"
         raise ValueError(f"no teacher {name!r} for {dataset!r}; there are: {known}")
-    return RECIPES[dataset, name]
+    return TRAININGS[dataset, name]
 
 
 def _file(dataset: str, name: str, kind: str) -> Path:
@@ -156,21 +174,21 @@ def _file(dataset: str, name: str, kind: str) -> Path:
 
 @lru_cache(maxsize=4)
 def _verified(dataset: str, name: str, kind: str) -> dict[str, Tensor]:
-    """The tensors of a shipped file, once its bytes have been held against the card's checksum."""
+    """The tensors of a shipped file, once its bytes are verified by the card's checksum."""
     from safetensors.torch import load
 
     path, expected = _file(dataset, name, kind), card(dataset, name)[f"{kind}_sha256"]
-    mend = (
+    fix = (
         f"restore it with 'git checkout -- data/teachers/{path.name}', reinstall the course, "
         f"or run 'python -m kd_course.teachers {name}'"
     )
     if not path.is_file():
-        raise TeacherError(f"{path} is missing; {mend}")
+        raise TeacherError(f"{path} is missing; {fix}")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise TeacherError(
-            f"{path} is not the file its card describes: SHA-256 {found[:12]}…, not {expected[:12]}…; {mend}"
+            f"{path} is not the file its card describes: SHA-256 {found[:12]}…, not {expected[:12]}…; {fix}"
         )
     return load(content)
 
@@ -181,9 +199,10 @@ def _digits_teacher(name: str) -> nn.Module:
 
 
 def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Path) -> dict:
-    """Write weights, logits and card of a freshly trained MNIST teacher to ``folder``; returns the card.
+    """Write weights, logits and card of a newly trained MNIST teacher to ``folder``, and return the card.
 
-    Weights are rounded to float16 first, so every figure on the card belongs to the weights that ship.
+    The weights of ``teacher`` are rounded to float16 first, in place, so that every figure on the card belongs to the
+    weights that ship.
     """
     from safetensors.torch import save
 
@@ -205,7 +224,7 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
         "parameters": count_parameters(teacher),
         "data": f"MNIST, {len(data.train):,} training images; {len(data.validation):,} held out for validation",
         "data_sha256": MNIST_SHA256,
-        "recipe": f"{RECIPES[data.name, name].epochs} epochs, Adam 1e-3, cosine rate, ±2 pixel jitter, cross-entropy",
+        "recipe": f"{TRAININGS[data.name, name].epochs} epochs, Adam 1e-3, cosine rate, ±2 pixel jitter, cross-entropy",
         "seed": seed,
         "command": f"python -m kd_course.teachers {name} --seed {seed}",
         "errors": errors,
@@ -223,7 +242,7 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
 
 
 def _architecture(model: nn.Module) -> str:
-    """The name of a network's class; of a plain stack its widths: ``MLP 784-1200-1200-10``."""
+    """The class of a network, or the widths of a plain stack of layers: ``MLP 784-1200-1200-10``."""
     if not isinstance(model, nn.Sequential):
         return type(model).__name__
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
@@ -231,15 +250,15 @@ def _architecture(model: nn.Module) -> str:
 
 
 def main() -> None:
-    """Train and publish one MNIST teacher; interrupted, it goes on from its last epoch."""
+    """Train and publish one MNIST teacher; run again after an interruption, it goes on from the last epoch."""
     parser = argparse.ArgumentParser(description="Train a teacher on MNIST and write its weights, logits and card.")
-    parser.add_argument("name", choices=sorted(name for dataset, name in RECIPES if dataset == "mnist"))
+    parser.add_argument("name", choices=sorted(name for dataset, name in TRAININGS if dataset == "mnist"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--folder", type=Path, default=shipped("teachers"), help="where to write (default: %(default)s)"
     )
     options = parser.parse_args()
-    data = load_data("mnist", validation_size=RECIPES["mnist", options.name].held_out)
+    data = load_data("mnist", validation_size=TRAININGS["mnist", options.name].held_out)
     checkpoint = options.folder / f".{options.name}-{options.seed}.checkpoint"
     teacher = train_teacher(data, options.name, seed=options.seed, checkpoint=checkpoint, progress=True)
     print(json.dumps(publish(data, options.name, teacher, seed=options.seed, folder=options.folder), indent=2))

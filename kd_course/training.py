@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
+from kd_course.checkpoint import Checkpoint
 from kd_course.data import Batch, Split
 from kd_course.inference import evaluating
 from kd_course.runtime import pick_device, seeded
@@ -39,7 +38,7 @@ Schedule = Callable[[float], float]
 
 
 def cosine(progress: float) -> float:
-    """Learning-rate factor that falls from 1 to 0 along half a cosine as ``progress`` goes from 0 to 1."""
+    """Learning-rate factor that falls from 1 to 0 along half a cosine as ``progress`` rises from 0 to 1."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -60,50 +59,55 @@ def fit(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Minimise ``objective`` over ``train``; the model is trained in place and its history returned.
+    """Train ``model`` in place to minimise ``objective`` over ``train``, and return the history.
 
-    Every epoch starts from random numbers that ``seed`` and the epoch alone decide (sample order, dropout, jitter), on
-    generators that are put back afterwards. So one seed gives one result, two objectives under one seed see the
-    same batches, and a training resumed from its checkpoint ends at the very numbers of one that was never stopped.
+    ``seed`` and the epoch alone decide the random numbers of an epoch (sample order, dropout, jitter), and the
+    generators are put back afterwards. So one seed gives one result, two objectives under one seed see the same
+    batches, and a training resumed from its checkpoint ends at exactly the numbers of one that was never stopped.
 
     Args:
         model: any module; for peers an ``nn.ModuleList``, for a student with a regressor an ``nn.ModuleDict``.
-        objective: ``objective(model, batch)`` gives a scalar loss, or a dict of named scalars with ``"loss"`` among
-            them.
-        train: the samples, with teacher logits if the objective wants them.
+        objective: ``objective(model, batch)`` returns a scalar loss, or a dict of named scalars that includes
+            ``"loss"``.
+        train: the samples, with teacher logits if the objective uses them.
         epochs: passes over ``train``.
-        seed: decides all randomness of the training, not the model's initial weights (build it in ``seeded(…)``).
+        seed: decides all randomness of the training, but not the model's initial weights: build the model in
+            a :func:`~kd_course.runtime.seeded` block.
         batch_size: samples per step; the last batch of an epoch may be smaller.
-        optimizer: makes the optimizer from the parameters that ask for gradients; Adam at 1e-3 if left out.
-        schedule: learning-rate factor as a function of the fraction of training done, such as :func:`cosine`.
-        evaluate: called after each epoch with the model in evaluation mode and without gradients; its numbers
-            join the history.
-        monitor: column of ``evaluate`` to keep the best weights by, smaller is better (``"nll"``, ``"errors"``).
+        optimizer: makes the optimizer from the parameters that require gradients.
+        schedule: learning-rate factor as a function of the fraction of training done, in [0, 1); :func:`cosine`
+            is one. With None the rate is constant.
+        evaluate: called after each epoch with the model, in evaluation mode and without gradients; its numbers
+            become columns of the history.
+        monitor: the number of ``evaluate`` that decides which weights are best, smaller is better (``"nll"``,
+            ``"errors"``).
         patience: stop after this many epochs without a better ``monitor``.
-        checkpoint: file to save to after every epoch, and to resume from when it exists.
-        device: where to train; cuda, mps or cpu, the first there is, if None.
-        progress: show a bar.
+        checkpoint: file to save to after every epoch, and to resume from if it exists.
+        device: where to train; see :func:`~kd_course.runtime.pick_device` if None.
+        progress: show a progress bar.
 
     Returns:
-        A DataFrame with one row per epoch: the mean of each named term, the learning rate, the seconds, and what
-        ``evaluate`` returned. The model stays on ``device``, with its best weights if ``monitor`` was given.
+        A DataFrame with one row per epoch: the mean of each named term over the samples, the learning rate, the
+        seconds, and what ``evaluate`` returned. The model stays on ``device``, with its best weights if ``monitor``
+        was given.
 
     Raises:
-        ValueError: an argument out of range, an objective without a scalar loss or without a gradient, an ``evaluate``
-            whose numbers bear the names of the history's own columns or lack ``monitor``, or a checkpoint of another
-            training.
+        ValueError: an argument is out of range, the loss is no scalar or has no gradient, the numbers of ``evaluate``
+            lack ``monitor`` or are named like the history's own columns, or the checkpoint is another training's.
         FloatingPointError: a term of the objective, or the monitored number, became NaN or infinite.
     """
     import pandas as pd
 
-    _check(model, train, epochs, batch_size, evaluate, monitor, patience)
+    _check_work(model, train, epochs, batch_size)
+    _check_monitor(monitor, patience, evaluate)
     device = torch.device(device) if device else pick_device()
     model.to(device)
     optim = optimizer([parameter for parameter in model.parameters() if parameter.requires_grad])
     base_rates = [group["lr"] for group in optim.param_groups]
     identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "monitor": monitor}
     identity |= {"samples": len(train), "origin": train.origin, "rates": base_rates}
-    rows, best = _resume(checkpoint, identity, model, optim)
+    saved = Checkpoint(checkpoint, identity, model, optim)
+    rows, best = saved.resume()  # one row per finished epoch; the best weights so far
     steps = math.ceil(len(train) / batch_size)
 
     bar = tqdm(
@@ -136,16 +140,15 @@ def fit(
                         sums[name] = sums.get(name, 0) + value.detach() * len(batch.labels)
                     bar.update()
             row = {name: float(total) / len(train) for name, total in sums.items()}
-            _refuse_non_finite(row, epoch)
+            _check_finite(row, epoch)
             row |= {"learning_rate": optim.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             if evaluate is not None:
                 with evaluating(model):
-                    row |= _measured(evaluate(model), row, monitor, epoch)
+                    row |= _evaluated(evaluate(model), row, monitor, epoch)
             rows.append(row)
             if monitor is not None and _epochs_since_best(rows, monitor) == 0:
                 best = copy.deepcopy(model.state_dict())
-            if checkpoint is not None:
-                _save(Path(checkpoint), identity, model, optim, rows, best)
+            saved.save(rows, best)
     if best is not None:
         model.load_state_dict(best)
     return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
@@ -173,27 +176,27 @@ def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return terms
 
 
-def _measured(
+def _evaluated(
     result: Mapping[str, float], row: Mapping[str, float], monitor: str | None, epoch: int
 ) -> dict[str, float]:
-    """What ``evaluate`` returned, as plain numbers (a checkpoint can hold no others), fit to be monitored."""
+    """What ``evaluate`` returned, as plain numbers, since a checkpoint can hold no others."""
     numbers = {name: float(value) for name, value in result.items()}
     if taken := sorted(numbers.keys() & row.keys()):
         raise ValueError(f"evaluate must not name its numbers {taken}: the history has such columns; rename them")
     if monitor is not None and monitor not in numbers:
-        raise ValueError(f"evaluate measured no {monitor!r} to monitor; it gave {', '.join(numbers) or 'nothing'}")
+        raise ValueError(f"evaluate returned no {monitor!r} to monitor; it gave {', '.join(numbers) or 'nothing'}")
     if monitor is not None:
-        _refuse_non_finite({monitor: numbers[monitor]}, epoch)  # no number is smaller than NaN
+        _check_finite({monitor: numbers[monitor]}, epoch)  # no number is smaller than NaN
     return numbers
 
 
 def _epochs_since_best(rows: list[dict[str, float]], monitor: str) -> int:
-    """Epochs after the one with the smallest ``monitor``; 0 before the first."""
+    """Epochs since the one with the smallest ``monitor``; 0 before the first."""
     values = [row[monitor] for row in rows]
     return len(values) - 1 - values.index(min(values)) if values else 0
 
 
-def _refuse_non_finite(row: Mapping[str, float], epoch: int) -> None:
+def _check_finite(row: Mapping[str, float], epoch: int) -> None:
     for name, value in row.items():
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -202,71 +205,19 @@ def _refuse_non_finite(row: Mapping[str, float], epoch: int) -> None:
             )
 
 
-def _check(
-    model: nn.Module,
-    train: Split,
-    epochs: int,
-    batch_size: int,
-    evaluate: Callable | None,
-    monitor: str | None,
-    patience: int | None,
-) -> None:
-    """Refuse, before any work is done, what could only fail or mislead later."""
+def _check_work(model: nn.Module, train: Split, epochs: int, batch_size: int) -> None:
+    """Raise ``ValueError`` unless there is something to train, and something to train it on."""
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be 1 or more, not {epochs} and {batch_size}")
     if not len(train):
         raise ValueError(f"{train!r} is empty, so there is nothing to learn from; check how the split was made")
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("no parameter of the model asks for a gradient; did you pass a frozen teacher as the student?")
+        raise ValueError("no parameter of the model requires a gradient; did you pass a frozen teacher as the student?")
+
+
+def _check_monitor(monitor: str | None, patience: int | None, evaluate: Callable | None) -> None:
+    """Raise ``ValueError`` unless what decides the best epoch fits together."""
     if monitor is not None and evaluate is None:
-        raise ValueError(f"monitor={monitor!r} needs evaluate=..., the function that measures it")
+        raise ValueError(f"monitor={monitor!r} needs evaluate=..., the function that returns it")
     if patience is not None and (monitor is None or patience < 1):
-        raise ValueError(
-            f"patience={patience!r} must be 1 or more, and needs monitor=..., the number to be patient about"
-        )
-
-
-def _save(
-    path: Path,
-    identity: dict,
-    model: nn.Module,
-    optim: Optimizer,
-    rows: list[dict[str, float]],
-    best: dict[str, Tensor] | None,
-) -> None:
-    """Write a checkpoint beside ``path`` and rename it there, so that a kill at any moment leaves a whole file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"identity": identity, "model": model.state_dict(), "optim": optim.state_dict(), "rows": rows, "best": best}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _resume(
-    checkpoint: str | Path | None, identity: dict, model: nn.Module, optim: Optimizer
-) -> tuple[list[dict[str, float]], dict[str, Tensor] | None]:
-    """History and best weights so far, model and optimizer set back to them; empty without a checkpoint."""
-    if checkpoint is None or not Path(checkpoint).exists():
-        return [], None
-    mend = f"delete {checkpoint} to start afresh, or give this training a checkpoint of its own"
-    try:
-        state = torch.load(checkpoint, map_location=next(model.parameters()).device, weights_only=True)
-        saved = state["identity"]
-    except Exception as error:
-        raise ValueError(f"{checkpoint} is not a readable checkpoint ({error}); {mend}") from error
-    differing = [
-        f"{key} {saved.get(key)} there, {value} here" for key, value in identity.items() if saved.get(key) != value
-    ]
-    if differing:
-        raise ValueError(f"{checkpoint} belongs to another training ({'; '.join(differing)}); {mend}")
-    try:
-        model.load_state_dict(state["model"])
-        optim.load_state_dict(state["optim"])
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{checkpoint} holds another model or optimizer ({error}); {mend}") from error
-    return state["rows"], state["best"]
+        raise ValueError(f"patience={patience!r} must be 1 or more, and needs monitor=..., the number that has to fall")

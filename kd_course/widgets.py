@@ -14,21 +14,21 @@ from pathlib import Path
 import anywidget
 import ipywidgets
 import matplotlib.pyplot as plt
-import torch
 import traitlets
 from matplotlib.figure import Figure
-from torch import Tensor
-from torch.nn import functional as F
 
 
 def live_figure(draw: Callable[..., Figure], **controls: ipywidgets.ValueWidget) -> ipywidgets.VBox:
-    """The controls, above the figure that ``draw`` makes of their values.
+    """Controls above the figure that a function draws from their values.
+
+    A drawing that fails leaves the last picture in place and says why below it.
 
     Args:
         draw: called as ``draw(name=value, …)`` with one argument per control; returns a matplotlib figure.
-        controls: ipywidgets with a ``value``, by the name of the argument each one sets.
+        **controls: ipywidgets with a ``value``, by the name of the argument each one sets.
 
-    A drawing that fails leaves the last picture in place and says why below it.
+    Returns:
+        A box with the controls, the picture and a message.
 
     >>> def line(slope):
     ...     figure, ax = plt.subplots()
@@ -71,7 +71,7 @@ class DigitCanvas(anywidget.AnyWidget):
     """A 28×28 area to draw a digit on, with the pointer or with the keyboard (arrows, space, Delete).
 
     ``value`` is a list of 784 numbers, 0 (paper) to 255 (ink), row by row, so a canvas is a control of
-    :func:`live_figure` like any slider; :func:`as_mnist` makes an image of it that a network can read.
+    :func:`live_figure` like any slider; :func:`~kd_course.data.as_mnist` makes an image of it that a network can read.
 
     >>> canvas = DigitCanvas()
     >>> len(canvas.value), max(canvas.value)
@@ -82,29 +82,3 @@ class DigitCanvas(anywidget.AnyWidget):
     value = traitlets.List(traitlets.Int(min=0, max=255), default_value=[0] * 784, minlen=784, maxlen=784).tag(
         sync=True
     )
-
-
-def as_mnist(value: list[int]) -> Tensor:
-    """A drawing, prepared as the images of MNIST were: (1, 28, 28), uint8.
-
-    Its box is scaled to 20 pixels on the longer side, keeping its proportions, and its centre of mass is put in the
-    middle of the image. A network that has only seen digits of this size and place recognises no others.
-
-    An empty drawing stays empty.
-
-    Reference: LeCun, Cortes & Burges, *The MNIST database of handwritten digits*.
-    """
-    drawing = torch.tensor(value, dtype=torch.float32).view(28, 28)
-    rows, columns = (drawing.amax(dim).nonzero().squeeze(1) for dim in (1, 0))
-    if len(rows) == 0:
-        return torch.zeros(1, 28, 28, dtype=torch.uint8)
-    box = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = 20 / max(box.shape)
-    size = [max(1, round(side * scale)) for side in box.shape]
-    box = F.interpolate(box[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
-    mass = box / box.sum()
-    height, width = box.shape
-    centre = (mass.sum(1) @ torch.arange(height).float(), mass.sum(0) @ torch.arange(width).float())
-    top, left = (min(max(round(14 - float(at)), 0), 28 - side) for at, side in zip(centre, box.shape, strict=True))
-    image = F.pad(box, (left, 28 - width - left, top, 28 - height - top))
-    return image.round().clamp(0, 255).to(torch.uint8)[None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -133,8 +134,8 @@ def test_an_average_made_at_one_temperature_is_not_the_average_at_another() -> N
 
 
 def test_the_two_averages_are_different_ensembles() -> None:
-    sure, unsure = [9.0, 0.0, -9.0], [0.0, 1.0, 0.5]  # the sure member all but forbids class 2
-    logits = torch.tensor([[sure], [unsure]], dtype=torch.float64)
+    confident, unsure = [9.0, 0.0, -9.0], [0.0, 1.0, 0.5]  # the confident member gives class 2 almost no probability
+    logits = torch.tensor([[confident], [unsure]], dtype=torch.float64)
     arithmetic, geometric = (combine(logits, average=average).softmax(1)[0] for average in AVERAGES)
     assert arithmetic[2] > 0.1 > 1e-2 > geometric[2]
 
@@ -197,7 +198,7 @@ def geometric_mean_holds(logits: Tensor, labels: Tensor, weights: Tensor) -> Non
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_mean_of_probabilities_is_at_most_as_bad_as_the_members_on_average(seed: int) -> None:
+def test_the_nll_of_the_mean_of_probabilities_is_at_most_the_mean_nll(seed: int) -> None:
     labels, weights = random_labels(30, 4, seed=seed), random_weights(3, seed=seed)
     for scale in (0.1, 1.0, 10.0):
         assert jensen(table(samples=30, seed=seed, scale=scale), labels, weights) > 0
@@ -297,14 +298,14 @@ def test_a_weight_of_0_has_no_nan_in_its_gradient(average: Any) -> None:
     labels = random_labels(7, 4)
     logits, a = table().requires_grad_(), torch.tensor([0.0, 1.0, -1e4], dtype=torch.float64).requires_grad_()
     weights = a.softmax(0)
-    assert weights[2] == 0  # the third underflows, as it may in any optimiser's hands
+    assert weights[2] == 0  # the third underflows, as it may in any optimisation
     F.cross_entropy(combine(logits, weights, average=average), labels).backward()
     assert torch.isfinite(logits.grad).all()
     assert torch.isfinite(a.grad).all()
     assert logits.grad[2].abs().max() == 0
     assert a.grad[2] == 0
 
-    pair = a.detach()[:2].requires_grad_()  # the other two do not notice the third
+    pair = a.detach()[:2].requires_grad_()  # the third changes nothing for the other two
     F.cross_entropy(combine(logits.detach()[:2], pair.softmax(0), average=average), labels).backward()
     assert pair.grad.abs().max() > 1e-3
     assert_close(a.grad[:2], pair.grad)
@@ -325,13 +326,13 @@ def test_a_table_in_half_precision_is_averaged_in_single(average: Any, dtype: to
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        pytest.param([0.5, 0.5], r"3 members need as many weights.*shape \(2,\)", id="too few"),
-        pytest.param([[0.5, 0.3, 0.2]], r"shape \(1, 3\)", id="two dimensions"),
-        pytest.param([0.9, 0.3, -0.2], "none negative", id="negative"),
-        pytest.param([1.0, 1.0, 1.0], "sum to 3; try softmax", id="sum 3"),
-        pytest.param([0.3, 0.3, 0.3], "sum to 0.9; try softmax", id="sum 0.9"),
-        pytest.param([0.5, math.nan, 0.5], "sum to nan", id="nan"),
-        pytest.param([math.inf, 0.0, 0.0], "sum to inf", id="inf"),
+        pytest.param([0.5, 0.5], r"3 members .*weights.*\(2,\)", id="too few"),
+        pytest.param([[0.5, 0.3, 0.2]], r"weights.*\(1, 3\)", id="two dimensions"),
+        pytest.param([0.9, 0.3, -0.2], "weights.*none negative", id="negative"),
+        pytest.param([1.0, 1.0, 1.0], "weights.* 3;", id="sum 3"),
+        pytest.param([0.3, 0.3, 0.3], r"weights.* 0\.9;", id="sum 0.9"),
+        pytest.param([0.5, math.nan, 0.5], "weights.* nan;", id="nan"),
+        pytest.param([math.inf, 0.0, 0.0], "weights.* inf;", id="inf"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(weights: list, words: str) -> None:
@@ -344,31 +345,31 @@ def test_weights_that_do_not_fit_are_refused(weights: list, words: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4, 5), (0, 3, 4), (2, 0, 4), (2, 3, 0)], ids=str)
-def test_what_is_no_table_of_members_is_refused(shape: tuple[int, ...]) -> None:
+def test_what_is_not_a_table_of_members_is_refused(shape: tuple[int, ...]) -> None:
     calls: list[Callable[[], Tensor]] = [
         lambda: average_probabilities(torch.zeros(shape)),
         lambda: average_logits(torch.zeros(shape)),
         lambda: fit_weights(torch.zeros(shape), torch.zeros(3, dtype=torch.int64)),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match=r"\(members, samples, classes\), not .*; use member_logits\(\)"):
+        with pytest.raises(ValueError, match=rf"member logits .*not {re.escape(str(shape))}; .*member_logits"):
             call()
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
-def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match="temperature must be a finite number above 0, not"):
+def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"temperature .*above 0, not {temperature}"):
         average_probabilities(table(), temperature=temperature)
 
 
-def test_an_average_that_is_none_is_refused() -> None:
+def test_an_unknown_average_is_refused() -> None:
     calls: list[Callable[[Any], object]] = [
         lambda average: combine(table(), average=average),
         lambda average: fit_weights(table(), random_labels(7, 4), average=average),
         lambda average: Ensemble([nn.Flatten().eval()], average=average),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match="average must be 'probabilities' or 'logits', not 'votes'"):
+        with pytest.raises(ValueError, match=r"average .*'probabilities' or 'logits', not 'votes'"):
             call("votes")
 
 
@@ -383,7 +384,7 @@ def calibrated_and_noise(samples: int = 2000, classes: int = 5) -> tuple[Tensor,
 
 
 @pytest.mark.parametrize("average", AVERAGES)
-def test_the_member_that_knows_gets_the_weight(average: Any) -> None:
+def test_the_calibrated_member_gets_the_weight(average: Any) -> None:
     logits, labels = calibrated_and_noise()
     assert fit_weights(logits, labels, average=average)[0] > 0.97
     assert fit_weights(logits.flip(0), labels, average=average)[1] > 0.97
@@ -413,13 +414,13 @@ def test_fitted_weights_are_never_worse_than_equal_ones_where_they_were_fitted(a
     assert (weights > 0).all()
     fitted = nll(combine(logits, weights, average=average), labels)
     assert fitted < nll(combine(logits, average=average), labels)
-    for other in range(5):  # and it is the best of all weights, not just better
+    for other in range(5):  # and no other weights are better
         rival = random_weights(3, seed=1000 * seed + other)
         assert fitted <= nll(combine(logits, rival, average=average), labels) + 1e-6
 
 
 @pytest.mark.parametrize("average", AVERAGES)
-def test_members_that_say_the_same_keep_equal_weights(average: Any) -> None:
+def test_equal_members_keep_equal_weights(average: Any) -> None:
     same = table(members=1, samples=20).expand(4, -1, -1)
     assert_close(fit_weights(same, random_labels(20, 4), average=average), torch.full((4,), 0.25))
 
@@ -444,7 +445,7 @@ def test_fitting_touches_neither_the_tables_nor_the_random_numbers(average: Any)
     assert logits.grad is None
     assert torch.equal(torch.get_rng_state(), state)
     assert not first.requires_grad
-    with torch.no_grad():  # where a notebook may well call it
+    with torch.no_grad():  # as a notebook may call it
         assert torch.equal(fit_weights(logits, labels, average=average), first)
     assert_close(fit_weights(logits.detach().half(), labels, average=average), first, rtol=0.02, atol=0.002)
 
@@ -458,35 +459,35 @@ def test_fitting_is_done_in_double_precision_whatever_the_table_is_in(average: A
 
 
 def test_labels_of_another_length_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"labels \(6,\) do not fit logits \(3, 7, 4\) of"):
+    with pytest.raises(ValueError, match=r"labels \(6,\) .*\(3, 7, 4\)"):
         fit_weights(table(), random_labels(6, 4))
 
 
 # Diversity.
 
 
-def answers(*members: list[int], classes: int = 4) -> Tensor:
-    """Logits of members that give these answers."""
+def one_hot(*members: list[int], classes: int = 4) -> Tensor:
+    """Logits of members that predict these classes."""
     return torch.stack([F.one_hot(torch.tensor(member), classes).double() for member in members])
 
 
-ANSWERS = answers([0, 1, 2, 3], [0, 1, 3, 2], [1, 1, 2, 0])
+PREDICTED = one_hot([0, 1, 2, 3], [0, 1, 3, 2], [1, 1, 2, 0])
 TRUTH = torch.tensor([0, 1, 2, 0])
 
 
 def test_disagreement_by_hand() -> None:
     expected = torch.tensor([[0, 2, 2], [2, 0, 3], [2, 3, 0]], dtype=torch.float64) / 4
-    assert_close(disagreement(ANSWERS), expected)
+    assert_close(disagreement(PREDICTED), expected)
 
 
 def test_error_overlap_by_hand() -> None:
-    # Wrong are: member 0 on sample {3}, member 1 on {2, 3}, member 2 on {0}.
+    # Member 0 is wrong on sample 3, member 1 on samples 2 and 3, member 2 on sample 0.
     expected = torch.tensor([[1, 1 / 2, 0], [1 / 2, 1, 0], [0, 0, 1]], dtype=torch.float64)
-    assert_close(error_overlap(ANSWERS, TRUTH), expected)
+    assert_close(error_overlap(PREDICTED, TRUTH), expected)
 
 
 def test_members_without_an_error_share_none() -> None:
-    right = answers([0, 1, 2, 0], [0, 1, 2, 0], [0, 1, 2, 1])
+    right = one_hot([0, 1, 2, 0], [0, 1, 2, 0], [0, 1, 2, 1])
     assert error_overlap(right, TRUTH).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
@@ -503,7 +504,7 @@ def test_diversity_is_symmetric_and_bounded() -> None:
     assert differ[0, 3].item() == pytest.approx(1 - agreement(logits[0], logits[3]))
 
 
-# Real members: four small networks, each of its own kind, trained on the digits.
+# Real members: four small networks of four kinds, trained on the digits.
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
@@ -516,7 +517,7 @@ def members(digits: Data) -> list[nn.Module]:
     for seed, build in enumerate((lambda: mlp(20, dropout=0.2), StudentNet, SeparableNet, MixerNet)):
         with seeded(seed):
             network = build()
-        few = digits.train.take(400, seed=seed)
+        few = digits.train.sample(400, seed=seed)
         fit(network, cross_entropy, few, epochs=3, seed=seed, batch_size=32, progress=False)
         network.zero_grad()
         trained.append(freeze(network))
@@ -536,7 +537,7 @@ def test_member_logits_are_what_each_member_predicts(members: list[nn.Module], r
     assert disagreement(real).max() > 0.05  # they are members of an ensemble, not copies of one network
 
 
-def test_members_in_training_mode_are_asked_in_evaluation_mode(tiny_split: Callable[..., Split]) -> None:
+def test_members_in_training_mode_are_run_in_evaluation_mode(tiny_split: Callable[..., Split]) -> None:
     member = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(784, 3))
     first, second = (member_logits([member], tiny_split()) for _ in range(2))
     assert torch.equal(first, second)
@@ -574,7 +575,7 @@ def test_the_network_equals_the_table(
 IMAGES = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
-def test_an_ensemble_is_in_evaluation_mode_from_birth_and_stays_there(members: list[nn.Module]) -> None:
+def test_a_new_ensemble_is_in_evaluation_mode_and_stays_there(members: list[nn.Module]) -> None:
     ensemble = Ensemble(members)
     for _ in range(2):
         assert not any(module.training for module in ensemble.modules())
@@ -592,23 +593,23 @@ def test_an_ensemble_may_be_a_member(members: list[nn.Module]) -> None:
 def test_members_in_training_mode_are_refused_by_number() -> None:
     whole, part = nn.Sequential(nn.Flatten(), nn.Dropout()), nn.Sequential(nn.Flatten(), nn.Dropout()).eval()
     part[1].train()
-    with pytest.raises(ValueError, match=r"members \[1, 2\] are in training mode; freeze\(member\) them first"):
+    with pytest.raises(ValueError, match=r"members \[1, 2\] .*freeze"):
         Ensemble([nn.Flatten().eval(), whole, part])
     Ensemble([nn.Flatten().eval(), freeze(whole), freeze(part)])
 
 
 def test_an_empty_ensemble_is_refused(tiny_split: Callable[..., Split]) -> None:
-    with pytest.raises(ValueError, match="an ensemble needs one member at least, and none was given"):
+    with pytest.raises(ValueError, match="at least one member"):
         Ensemble([])
-    with pytest.raises(ValueError, match="an ensemble needs one member at least, and none was given"):
+    with pytest.raises(ValueError, match="at least one member"):
         member_logits([], tiny_split())
 
 
 def test_members_with_other_classes_are_refused(tiny_split: Callable[..., Split]) -> None:
     odd = [freeze(mlp(4, classes=classes)) for classes in (10, 10, 3)]
-    with pytest.raises(ValueError, match=r"same classes, but answer with \[10, 10, 3\]"):
+    with pytest.raises(ValueError, match=r"members .*\[10, 10, 3\]"):
         Ensemble(odd)(IMAGES)
-    with pytest.raises(ValueError, match=r"same classes, but answer with \[10, 10, 3\].*last layer"):
+    with pytest.raises(ValueError, match=r"members .*\[10, 10, 3\]"):
         member_logits(odd, tiny_split())
 
 
@@ -622,7 +623,7 @@ def test_no_gradient_reaches_frozen_members(members: list[nn.Module], average: A
     ensemble(images).square().sum().backward()
     assert images.grad.abs().max() > 0  # it passes through, to what comes before
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in parameters(ensemble))
-    with pytest.raises(ValueError, match="no parameter of the model asks for a gradient"):
+    with pytest.raises(ValueError, match="no parameter"):
         fit(ensemble, cross_entropy, Split(IMAGES, torch.arange(5), torch.arange(5), "tiny"), epochs=1)
 
 
@@ -668,7 +669,7 @@ def test_weights_are_a_copy_without_history(members: list[nn.Module]) -> None:
     assert torch.equal(copy.deepcopy(learned)(IMAGES), learned(IMAGES))
 
 
-def test_an_ensemble_in_double_precision_answers_in_double_precision(members: list[nn.Module]) -> None:
+def test_an_ensemble_in_double_precision_returns_double_precision(members: list[nn.Module]) -> None:
     double = copy.deepcopy(Ensemble(members)).double()
     assert double(IMAGES.double()).dtype == torch.float64
     assert_close(double(IMAGES.double()).float(), Ensemble(members)(IMAGES), rtol=1e-4, atol=1e-4)
@@ -678,7 +679,7 @@ def test_the_latency_of_an_ensemble_is_that_of_all_its_members(monkeypatch: pyte
     now = [0.0]
 
     class Slow(nn.Module):
-        """Answers with ten pixels, after four milliseconds of a clock of its own."""
+        """Returns ten pixels, and advances the clock by four milliseconds."""
 
         def forward(self, images: Tensor) -> Tensor:
             now[0] += 0.004
@@ -690,8 +691,8 @@ def test_the_latency_of_an_ensemble_is_that_of_all_its_members(monkeypatch: pyte
     assert (measured.batch_size, measured.threads, measured.repeats) == (2, 1, 5)
 
 
-def test_measures_of_diversity_refuse_what_is_no_table_of_members() -> None:
-    with pytest.raises(ValueError, match=r"must be \(members, samples, classes\), not \(3, 4\)"):
+def test_measures_of_diversity_refuse_what_is_not_a_table_of_members() -> None:
+    with pytest.raises(ValueError, match=r"member logits .*not \(3, 4\)"):
         disagreement(torch.rand(3, 4))
-    with pytest.raises(ValueError, match=r"labels \(1,\) do not fit logits \(2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"labels \(1,\) .*\(2, 3, 4\)"):
         error_overlap(torch.rand(2, 3, 4), torch.zeros(1, dtype=torch.long))

@@ -1,4 +1,4 @@
-"""Asking a network without changing it: modes, gradients, statistics, row order, device."""
+"""Running a network without changing it: modes, gradients, statistics, row order, device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd_course.runtime import seeded
 
 
 def with_batch_norm() -> nn.Sequential:
-    """A network with everything that behaves otherwise in training."""
+    """A network with everything that behaves differently in training."""
     with seeded(0):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)
@@ -68,7 +68,7 @@ def test_predict_equals_a_plain_forward_in_row_order(tiny_split: Callable[..., S
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 22, 23, 500])
-def test_the_batch_size_does_not_change_the_answers(tiny_split: Callable[..., Split], batch_size: int) -> None:
+def test_the_batch_size_does_not_change_the_logits(tiny_split: Callable[..., Split], batch_size: int) -> None:
     split, model = tiny_split(23), with_batch_norm()
     torch.testing.assert_close(predict(model, split, batch_size=batch_size), predict(model, split))
 
@@ -93,14 +93,14 @@ def test_predict_leaves_weights_statistics_modes_and_gradients_alone(
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_answers_can_enter_a_loss_that_saves_them_for_backward(tiny_split: Callable[..., Split]) -> None:
+def test_logits_can_enter_a_loss_that_saves_them_for_backward(tiny_split: Callable[..., Split]) -> None:
     table = predict(with_batch_norm(), tiny_split())
     student = torch.zeros_like(table, requires_grad=True)
     nn.functional.mse_loss(student, table).backward()  # raises for tensors made in inference mode
     torch.testing.assert_close(student.grad, -2 * table / table.numel())
 
 
-def test_asking_a_teacher_does_not_change_the_next_network(tiny_split: Callable[..., Split]) -> None:
+def test_running_a_teacher_does_not_change_the_next_network(tiny_split: Callable[..., Split]) -> None:
     teacher = with_batch_norm()
     with seeded(5):
         expected = StudentNet()
@@ -110,26 +110,26 @@ def test_asking_a_teacher_does_not_change_the_next_network(tiny_split: Callable[
     assert same(state(found), state(expected))
 
 
-def test_half_precision_answers_come_back_as_float32(tiny_split: Callable[..., Split]) -> None:
+def test_half_precision_logits_come_back_as_float32(tiny_split: Callable[..., Split]) -> None:
     class Half(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.flatten(1)[:, :3].half()
 
-    assert predict(Half(), tiny_split()).dtype == torch.float32  # a module without parameters is welcome too
+    assert predict(Half(), tiny_split()).dtype == torch.float32  # also of a module without parameters
 
 
-def test_predict_refuses_a_model_that_answers_by_name(tiny_split: Callable[..., Split]) -> None:
+def test_predict_refuses_a_model_that_returns_tensors_by_name(tiny_split: Callable[..., Split]) -> None:
     class Extractor(nn.Module):
         def forward(self, images: Tensor) -> dict[str, Tensor]:
             return {"stage1": images.flatten(1).float()}
 
-    with pytest.raises(TypeError, match=r"returns \['stage1'\] by name.*predict_features"):
+    with pytest.raises(TypeError, match=r"\['stage1'\].*predict_features"):
         predict(Extractor(), tiny_split())
 
 
 def test_an_empty_split_is_refused_by_name(tiny_split: Callable[..., Split]) -> None:
     empty = tiny_split().subset([])
-    with pytest.raises(ValueError, match=r"Split\(0 samples of tiny\) is empty.*check how the split was made"):
+    with pytest.raises(ValueError, match=r"Split\(0 samples of tiny\) is empty"):
         predict(with_batch_norm(), empty)
 
 
@@ -173,13 +173,13 @@ def test_taking_features_of_a_teacher_does_not_change_the_next_network(tiny_spli
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_stage_that_is_not_there_is_refused_with_the_stages_there_are(tiny_split: Callable[..., Split]) -> None:
-    with pytest.raises(ValueError, match=r"\['stage3'\].*stages: \['stage1', 'stage2', 'embedding', 'classifier'\]"):
+def test_an_unknown_stage_is_refused_with_the_known_ones(tiny_split: Callable[..., Split]) -> None:
+    with pytest.raises(ValueError, match=r"\['stage3'\].*\['stage1', 'stage2', 'embedding', 'classifier'\]"):
         predict_features(StudentNet(), tiny_split(), ["stage3"])
 
 
 def test_features_of_an_empty_split_are_refused_by_name(tiny_split: Callable[..., Split]) -> None:
-    with pytest.raises(ValueError, match=r"0 samples of tiny.*is empty"):
+    with pytest.raises(ValueError, match=r"Split\(0 samples of tiny\) is empty"):
         predict_features(StudentNet(), tiny_split().subset([]), ["stage1"])
 
 
@@ -187,15 +187,15 @@ def test_features_of_an_empty_split_are_refused_by_name(tiny_split: Callable[...
 
 
 class Recorder(nn.Module):
-    """Notes on which device it is asked, and moves there like any network."""
+    """Remembers on which devices it ran."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(784, 3))
-        self.asked_on: list[str] = []
+        self.ran_on: list[str] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.asked_on.append(self.weight.device.type)
+        self.ran_on.append(self.weight.device.type)
         return images.flatten(1) @ self.weight
 
 
@@ -205,14 +205,14 @@ OTHER_DEVICES = [
 
 
 @pytest.mark.skipif(not OTHER_DEVICES, reason="this machine has no device but the CPU")
-def test_the_model_computes_on_the_device_asked_for_and_comes_home(tiny_split: Callable[..., Split]) -> None:
+def test_the_model_computes_on_the_given_device_and_returns_to_its_own(tiny_split: Callable[..., Split]) -> None:
     model = Recorder()
     found = predict(model, tiny_split(), device=OTHER_DEVICES[0])
-    assert set(model.asked_on) == {OTHER_DEVICES[0]}
+    assert set(model.ran_on) == {OTHER_DEVICES[0]}
     assert model.weight.device.type == found.device.type == "cpu"
 
 
-def test_the_model_comes_home_and_keeps_its_mode_when_it_fails(
+def test_the_model_returns_to_its_device_and_mode_when_it_fails(
     tiny_split: Callable[..., Split], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(Recorder):

@@ -1,4 +1,4 @@
-"""The pre-flight: each line's good and bad path with its mend, the sum of all, and the command that learners type."""
+"""The pre-flight: what each check finds, the fix it prints, all checks together, and the command that learners type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = ["Python", "torch", "torchvision", "ipywidgets", "device", "threads", "d
 
 @pytest.fixture(autouse=True)
 def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data set that is on every machine, whatever the environment says."""
+    """The data set that every machine has, even if the environment names another one."""
     monkeypatch.setenv("KD_COURSE_DATASET", "digits")
     monkeypatch.delenv("KD_COURSE_DATA", raising=False)
 
@@ -36,7 +36,7 @@ def fault(name: str) -> Fault:
     return caught.value
 
 
-# --- every check finds this machine in order ------------------------------------------------------------------------
+# --- every check passes on this machine -----------------------------------------------------------------------------
 
 
 def test_the_checks_and_their_order():
@@ -60,7 +60,7 @@ def test_what_the_checks_report():
     assert "ipykernel " in CHECKS["kernel"]()
 
 
-# --- every check finds its fault and says how to mend it ------------------------------------------------------------
+# --- every check finds its fault and says how to fix it -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ["3.10.14", "3.9.0", "2.7.18"])
@@ -68,7 +68,7 @@ def test_python_too_old(monkeypatch: pytest.MonkeyPatch, version: str):
     monkeypatch.setattr(platform, "python_version", lambda: version)
     found = fault("Python")
     assert f"{version}, older than 3.11" in str(found)
-    assert "install a newer Python" in found.mend
+    assert "install a newer Python" in found.fix
 
 
 @pytest.mark.parametrize("version", ["3.11.0", "3.13.1", "3.100.0"])
@@ -82,7 +82,7 @@ def test_a_package_is_missing(monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.setitem(sys.modules, name, None)
     found = fault(name)
     assert "cannot be imported" in str(found)
-    assert found.mend == f"pip install --upgrade '{name}>={MINIMUM[name]}'"
+    assert found.fix == f"pip install --upgrade '{name}>={MINIMUM[name]}'"
 
 
 @pytest.mark.parametrize("error", [OSError("libtorch.so: bad ELF header"), RuntimeError("numpy ABI")])
@@ -93,7 +93,7 @@ def test_a_package_is_broken(monkeypatch: pytest.MonkeyPatch, error: Exception):
     monkeypatch.setattr(pre.importlib, "import_module", refuse)
     found = fault("torch")
     assert str(error) in str(found)
-    assert found.mend.startswith("pip install --upgrade")
+    assert found.fix.startswith("pip install --upgrade")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_package_is_too_old(monkeypatch: pytest.MonkeyPatch, name: str, versio
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(__version__=version))
     found = fault(name)
     assert f"{version}, older than {MINIMUM[name]}" in str(found)
-    assert found.mend == f"pip install --upgrade '{name}>={MINIMUM[name]}'"
+    assert found.fix == f"pip install --upgrade '{name}>={MINIMUM[name]}'"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KD_COURSE_DEVICE", "abacus")
     found = fault("device")
     assert "abacus" in str(found)
-    assert found.mend == "unset KD_COURSE_DEVICE"
+    assert found.fix == "unset KD_COURSE_DEVICE"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_wrong_choice_of_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     found = fault("data")
     assert says in str(found)
-    assert found.mend == "correct or unset KD_COURSE_DATA and KD_COURSE_DATASET"
+    assert found.fix == "correct or unset KD_COURSE_DATA and KD_COURSE_DATASET"
 
 
 @pytest.mark.parametrize(("free", "enough"), [(0.4, False), (1.9, False), (2.1, True), (64.0, True)])
@@ -153,7 +153,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch, free: float, enough: bool):
     else:
         found = fault("memory")
         assert str(found) == f"{free:.1f} GB available"
-        assert "close other programs" in found.mend
+        assert "close other programs" in found.fix
 
 
 def test_no_kernel(monkeypatch: pytest.MonkeyPatch):
@@ -163,7 +163,7 @@ def test_no_kernel(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.metadata, "version", missing)
     found = fault("kernel")
     assert "ipykernel is not installed" in str(found)
-    assert "pip install" in found.mend
+    assert "pip install" in found.fix
 
 
 def test_a_kernel_without_jupyterlab_is_enough(monkeypatch: pytest.MonkeyPatch):
@@ -195,23 +195,23 @@ def test_all_is_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.splitlines() == ["[ OK ] one         1", "[ OK ] two         2", "Ready."]
 
 
-def test_a_fault_stops_nothing_and_its_mend_stands_beside_it(
+def test_a_fault_stops_nothing_and_its_fix_is_printed_below_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.setattr(pre, "CHECKS", {"one": broken, "two": unimportable, "three": lambda: "3"})
     assert preflight() is False
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[FAIL] one         half of it is gone"
-    assert lines[1].split() == ["mend", "glue", "it"]
+    assert lines[1].split() == ["fix", "glue", "it"]
     assert lines[2].startswith("[FAIL] two ")
     assert "a_module_that_nobody_has" in lines[2]
     assert "pip install the missing package" in lines[3]
     assert lines[4] == "[ OK ] three       3"
-    assert lines[5] == "2 of 3 checks failed; each line above says how to mend it."
+    assert lines[5] == "2 of 3 checks failed; the fix is printed below each one."
 
 
-def test_an_error_that_nobody_foresaw_is_a_failed_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """A pre-flight that ends in a traceback has told a newcomer nothing."""
+def test_an_unexpected_error_is_a_failed_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """A pre-flight that ends in a traceback helps no newcomer."""
 
     def surprised() -> str:
         raise PermissionError("the folder is locked")

@@ -1,7 +1,8 @@
-"""The networks: their exact sizes, their named stages, and where they drop."""
+"""The networks: their exact sizes, their named stages, and their dropout."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -119,11 +120,11 @@ def test_an_mlp_without_dropout_drops_nothing() -> None:
     assert torch.equal(model(IMAGES), model(IMAGES))
 
 
-def test_a_number_is_short_for_one_hidden_layer() -> None:
+def test_a_number_stands_for_one_hidden_layer() -> None:
     assert str(mlp(30)) == str(mlp([30])) == str(mlp((30,)))
 
 
 @pytest.mark.parametrize("hidden", [0, -3, [], (), (30, 0), (30, -1)])
 def test_an_mlp_without_positive_widths_is_refused(hidden: Any) -> None:
-    with pytest.raises(ValueError, match=r"positive layer widths, not .*; try mlp\(30\)"):
+    with pytest.raises(ValueError, match=rf"hidden .*not {re.escape(repr(hidden))}; .*mlp\(30\)"):
         mlp(hidden)

@@ -89,13 +89,13 @@ def test_a_gradient_reaches_every_parameter(build: Network) -> None:
 
 
 @both
-def test_a_sample_is_judged_by_itself_in_evaluation_mode(build: Network) -> None:
+def test_the_logits_of_a_sample_do_not_depend_on_its_batch_in_evaluation_mode(build: Network) -> None:
     model = build().eval()
     assert_close(model(IMAGES)[1:2], model(IMAGES[1:2]), rtol=1e-4, atol=1e-6)
 
 
 def touched(model: nn.Module, stage: str, row: int, column: int) -> torch.Tensor:
-    """Where the output of ``stage`` moves when one pixel does, averaged over what is no position."""
+    """How far the output of ``stage`` changes at each position and channel when one pixel does."""
     features = create_feature_extractor(model, [stage])
     moved = IMAGES[:1].clone()
     moved[0, 0, row, column] += 1
@@ -110,7 +110,7 @@ def test_each_patch_is_a_token_until_the_first_block_mixes_them() -> None:
     assert (touched(model, "stage1", row=9, column=21).sum(1) > 0).all()  # (49,)
 
 
-def test_a_depthwise_filter_keeps_channels_apart_and_a_pointwise_one_mixes_them() -> None:
+def test_a_depthwise_filter_keeps_channels_apart_and_a_pointwise_filter_mixes_them() -> None:
     depthwise, pointwise = (layer for layer in SeparableNet().stage2 if isinstance(layer, nn.Conv2d))
     features = torch.rand(1, 32, 14, 14, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert depthwise(features).shape == (1, 32, 7, 7)
@@ -129,7 +129,7 @@ def last_linear(model: nn.Module) -> nn.Linear:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_backbone_with_random_weights_answers_for_digits(name: str) -> None:
+def test_a_backbone_with_random_weights_gives_logits_for_digits(name: str) -> None:
     model = backbone(name, classes=7).eval()
     with torch.no_grad():
         logits = model(IMAGES[:2])
@@ -148,7 +148,7 @@ def test_a_backbone_can_be_trained_from_end_to_end(name: str) -> None:
         model = backbone(name)
         model(IMAGES).square().sum().backward()
     first = next(iter(model.parameters()))
-    assert first.ndim == 4  # the first convolution, behind all others on the way back
+    assert first.ndim == 4  # the first convolution, which the gradient reaches last
     assert first.grad.abs().max() > 0
     assert last_linear(model).weight.grad.abs().max() > 0
 
@@ -161,7 +161,7 @@ def test_stages_of_a_backbone_can_be_extracted() -> None:
 
 
 @pytest.mark.parametrize("size", [28, 48])
-def test_digits_become_normalised_colour_images_of_the_asked_size(size: int) -> None:
+def test_digits_become_normalised_colour_images_of_the_given_size(size: int) -> None:
     grey = backbone("mobilenet_v3_small", size=size).grey
     for value in (0.0, 0.25, 1.0):
         found = grey(torch.full((2, 1, 28, 28), value))
@@ -189,11 +189,10 @@ def _no_weights_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_no_weights_here")
 @pytest.mark.parametrize("name", BACKBONES)
-def test_without_a_network_pretrained_weights_are_refused_with_a_way_out(name: str) -> None:
-    words = f"weights of '{name}' cannot be downloaded .*not known.*connect to the network.*pretrained=False"
-    with pytest.raises(OSError, match=words):
+def test_without_a_network_pretrained_weights_are_refused_with_a_fix(name: str) -> None:
+    with pytest.raises(OSError, match=f"'{name}' cannot be downloaded .*not known.*pretrained=False"):
         backbone(name, pretrained=True)
-    backbone(name)  # which is the way out
+    backbone(name)  # the fix works
 
 
 def test_pretrained_weights_fill_all_but_the_last_layer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -218,12 +217,12 @@ def test_pretrained_weights_fill_all_but_the_last_layer(monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("_no_weights_here")
 @pytest.mark.parametrize("name", ["resnet19", "", "fasterrcnn_resnet50_fpn", "fcn_resnet50", "r3d_18"])
-def test_a_network_that_is_no_classifier_is_refused_before_anything_is_downloaded(name: str) -> None:
+def test_a_network_that_is_not_a_classifier_is_refused_before_anything_is_downloaded(name: str) -> None:
     for pretrained in (False, True):
-        with pytest.raises(ValueError, match=f"no classifier '{name}'; try 'resnet18', 'mobilenet_v3_small' or"):
+        with pytest.raises(ValueError, match=f"'{name}'; try 'resnet18'"):
             backbone(name, pretrained=pretrained)
 
 
 def test_a_network_whose_last_layer_is_not_linear_is_refused() -> None:
-    with pytest.raises(ValueError, match="last layer of 'squeezenet1_1' is AdaptiveAvgPool2d, not Linear"):
+    with pytest.raises(ValueError, match=r"'squeezenet1_1' .*AdaptiveAvgPool2d"):
         backbone("squeezenet1_1")

@@ -1,4 +1,4 @@
-"""Every figure says what it shows: labels, one colour and marker per role, the numbers it was given."""
+"""Every figure shows what it should: labels, one colour and marker per role, the numbers it was given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kd_course import plots
-from kd_course.evaluation import mean_interval, reliability
+from kd_course.evaluation import calibration_bins, mean_interval
 
 SEEDS = {"scratch": [10.0, 12.0, 14.0], "distilled, T = 4": [7.0, 8.0, 9.0], "other": [1.0, 2.0, 6.0]}
 
@@ -67,7 +67,7 @@ def test_course_style_can_be_set_twice_and_keeps_the_backend():
 
 
 def test_roles_differ_in_colour_and_in_marker():
-    """Colour never stands alone: a reader who sees none can tell the roles apart."""
+    """A reader who cannot see colours recognises a role by its marker."""
     assert set(plots.COLOURS) == set(plots.MARKERS) == set(plots.HATCHES)
     for table in (plots.COLOURS, plots.MARKERS):
         assert len(set(table.values())) == len(table)
@@ -167,7 +167,7 @@ def test_heatmap_writes_every_number_in():
 def test_heatmap_numbers_are_light_on_dark_and_dark_on_light(axes: Axes):
     assert plots.heatmap(torch.tensor([[0.0, 1.0]]), ax=axes) is axes
     assert [text.get_color() for text in axes.texts] == ["white", "black"]
-    assert len(axes.figure.axes) == 1, "no colour bar unless asked for"
+    assert len(axes.figure.axes) == 1, "no colour bar without a label for it"
 
 
 def test_heatmap_of_equal_values(axes: Axes):
@@ -207,7 +207,7 @@ def test_interval_plot_shows_seeds_mean_and_interval():
     ax = plots.interval_plot(SEEDS, xlabel="errors of 10,000")
     assert ax.get_xlabel() == "errors of 10,000 (dots: seeds; bars: mean, 95 % interval)"
     assert [label.get_text() for label in ax.get_yticklabels()] == list(SEEDS)
-    assert ax.yaxis_inverted(), "the first recipe stands on top"
+    assert ax.yaxis_inverted(), "the first recipe is on top"
     for place, (values, bar) in enumerate(zip(SEEDS.values(), ax.containers, strict=True)):
         interval = mean_interval(values)
         mean, _, (segment,) = bar.lines
@@ -250,7 +250,7 @@ def test_lines_without_a_role_differ_in_colour(axes: Axes):
 
 def test_reliability_diagram_draws_the_used_bins_and_the_diagonal(axes: Axes):
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 0.0], [9.0, 0.0]])
-    table = reliability(logits, torch.tensor([0, 0, 0, 1]))
+    table = calibration_bins(logits, torch.tensor([0, 0, 0, 1]))
     assert plots.reliability_diagram(axes, table, role="distilled", name="student") is axes
     diagonal, curve = axes.lines
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
@@ -273,7 +273,7 @@ def test_every_figure_can_be_saved_in_either_style(style: bool, tmp_path):
         plots.heatmap(torch.eye(3), colour_bar="x").figure,
         plots.loss_curves({"teacher": history(1, 2)}).figure,
         plots.interval_plot(SEEDS, xlabel="errors").figure,
-        plots.reliability_diagram(plt.figure().gca(), reliability(torch.eye(4), torch.arange(4))).figure,
+        plots.reliability_diagram(plt.figure().gca(), calibration_bins(torch.eye(4), torch.arange(4))).figure,
     ]
     for number, figure in enumerate(figures):
         path = tmp_path / f"{number}.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import re
 import shutil
@@ -85,12 +86,8 @@ def imports(path: Path) -> set[str]:
     return {name if name in MODULES else name.rpartition(".")[0] for name in inside}
 
 
-def height(name: str) -> tuple[int, int]:
-    """Floor of the family, then the step within it: shared helpers (``_name``), members, ``__init__``, ``__main__``."""
-    family, _, member = name.partition(".")
-    if not member or member == "__main__":
-        return floors()[family], 3 if member else 2
-    return floors()[family], 0 if member.startswith("_") else 1
+def family(name: str) -> str:
+    return name.split(".")[0]
 
 
 def test_every_module_has_a_floor():
@@ -104,8 +101,30 @@ def test_a_module_imports_only_from_the_floors_below(name: str):
             "importing kd_course must cost nothing; its users import the modules they need"
         )
         return
-    above = [other for other in imports(MODULES[name]) - {""} if height(other) >= height(name)]
+    others = {other for other in imports(MODULES[name]) - {""} if family(other) != family(name)}
+    above = [other for other in others if floor(other) >= floor(name)]
     assert not above, f"kd_course.{name} imports {above}, which is on its own floor or above it"
+
+
+def floor(name: str) -> int:
+    return floors()[family(name)]
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_the_files_of_a_folder_import_each_other_in_one_direction(name: str):
+    """And never the folder itself, whose ``__init__`` imports them."""
+    members = {member: imports(path) for member, path in MODULES.items() if family(member) == name}
+    for member, imported in members.items():
+        assert name not in imported or member == f"{name}.__main__", f"kd_course.{member} imports its own folder"
+    graph = {member: {other for other in imported if family(other) == name} for member, imported in members.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("annex", ["checks", "studies"])
+def test_nothing_in_the_library_imports_an_annex(annex: str):
+    library = {name: path for name, path in MODULES.items() if family(name) not in ("checks", "studies")}
+    assert library
+    assert not [name for name, path in library.items() if any(family(other) == annex for other in imports(path))]
 
 
 def test_the_import_scan_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

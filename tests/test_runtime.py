@@ -15,7 +15,7 @@ from kd_course.runtime import available_cores, download_folder, in_checkout, pic
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
-    """Pretends that this machine has, or has not, CUDA and MPS, and that nobody asked for a device."""
+    """Pretends that this machine has, or has not, CUDA and MPS, and that KD_COURSE_DEVICE is unset."""
 
     def pretend(*, cuda: bool, mps: bool) -> None:
         monkeypatch.delenv("KD_COURSE_DEVICE", raising=False)
@@ -29,14 +29,12 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     ("cuda", "mps", "expected"),
     [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
 )
-def test_the_fastest_device_that_is_there_is_picked(machine, cuda: bool, mps: bool, expected: str) -> None:
+def test_the_fastest_available_device_is_picked(machine, cuda: bool, mps: bool, expected: str) -> None:
     machine(cuda=cuda, mps=mps)
     assert pick_device().type == expected
 
 
-def test_the_variable_goes_before_the_machine_and_the_argument_before_the_variable(
-    machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_argument_decides_then_the_variable_then_the_machine(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(cuda=True, mps=False)
     monkeypatch.setenv("KD_COURSE_DEVICE", "cpu")
     assert pick_device() == torch.device("cpu")
@@ -50,14 +48,12 @@ def test_an_empty_variable_counts_as_unset(machine, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
-def test_a_device_that_is_not_here_is_refused_by_name_with_a_mend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        ValueError, match=rf"device '{name}' cannot be used here .*pass 'cpu'.*KD_COURSE_DEVICE"
-    ) as info:
+def test_an_unavailable_device_is_refused_by_name_with_a_fix(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=f"device '{name}' .*'cpu'.*KD_COURSE_DEVICE") as info:
         pick_device(name)
     assert "\n" not in str(info.value)
     monkeypatch.setenv("KD_COURSE_DEVICE", name)
-    with pytest.raises(ValueError, match=f"device '{name}' cannot be used here"):
+    with pytest.raises(ValueError, match=f"device '{name}' "):
         pick_device()
 
 

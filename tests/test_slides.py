@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_slides_of_a_notebook_hold_its_sections_and_figures_and_no_solution(tmp_path: Path) -> None:
     notebook = ROOT / "notebooks" / "02_temperature.ipynb"
-    (tmp_path / "node_modules").mkdir()  # as if the libraries had been fetched for a room without a network
+    (tmp_path / "node_modules").mkdir()  # as if the libraries had been downloaded for a room without a network
     command = [sys.executable, str(ROOT / "tools" / "slides.py"), str(notebook), "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr

@@ -1,68 +1,42 @@
-"""The one loop: what it promises about modes, numbers, schedules, stopping, and being killed.
-
-Run as a script, this file trains slowly with a checkpoint until somebody kills it; a test below does.
-"""
+"""The one loop: what it promises about modes, numbers, schedules and stopping."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_training import (
+    MakeSplit,
+    Marks,
+    State,
+    cross_entropy,
+    interrupted_after,
+    network,
+    numbers,
+    quietly,
+    same,
+    state,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course.data import Batch, Split
+from kd_course.data import Batch
 from kd_course.inference import freeze, predict
 from kd_course.losses import kd_loss, soft_target_loss
-from kd_course.models import mlp
 from kd_course.runtime import seeded
 from kd_course.training import cosine, fit
-
-MakeSplit = Callable[..., Split]
-State = dict[str, Tensor]
-
-
-def network(seed: int = 0, *, dropout: float = 0.0) -> nn.Sequential:
-    with seeded(seed):
-        return mlp(16, dropout=dropout, classes=3)
-
-
-def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
-    return F.cross_entropy(model(batch.images), batch.labels)
-
-
-def state(model: nn.Module) -> State:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def same(first: State, second: State) -> bool:
-    """Equal bit for bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def numbers(history: pd.DataFrame) -> pd.DataFrame:
-    """The history without the one column that no two runs share."""
-    return history.drop(columns="seconds")
-
-
-quietly = partial(fit, progress=False, batch_size=5)
-
 
 # Learning.
 
 
-def test_a_few_samples_are_learned_by_heart(tiny_split: MakeSplit) -> None:
+def test_a_few_samples_are_memorised(tiny_split: MakeSplit) -> None:
     split, model = tiny_split(12), network()
     history = quietly(model, cross_entropy, split, epochs=40, optimizer=partial(torch.optim.Adam, lr=1e-2))
     assert history["loss"].iloc[0] > 0.5 and history["loss"].iloc[-1] < 0.01
@@ -71,7 +45,7 @@ def test_a_few_samples_are_learned_by_heart(tiny_split: MakeSplit) -> None:
 
 def test_a_student_learns_from_its_teachers_table_alone(tiny_split: MakeSplit) -> None:
     split = tiny_split(12)
-    taught = split.with_teacher(5.0 * F.one_hot((split.labels + 1) % 3, 3))  # a teacher who is always wrong
+    taught = split.with_teacher(5.0 * F.one_hot((split.labels + 1) % 3, 3))  # a teacher that is always wrong
 
     def soft_only(model: nn.Module, batch: Batch) -> Tensor:
         return kd_loss(model(batch.images), batch.teacher_logits, None, temperature=2, alpha=1)
@@ -156,14 +130,14 @@ def test_a_term_is_the_mean_over_samples_although_the_last_batch_is_smaller(tiny
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        pytest.param(lambda loss: {"kd": loss}, "'loss' among its names; its loss is NoneType", id="no loss"),
-        pytest.param(lambda loss: {}, "'loss' among its names", id="nothing"),
-        pytest.param(lambda loss: None, "one scalar tensor.*NoneType", id="None"),
-        pytest.param(lambda loss: 0.5, "one scalar tensor.*float", id="a number"),
-        pytest.param(lambda loss: loss.expand(5), r"its loss is a tensor of shape \(5,\)", id="one loss per sample"),
-        pytest.param(lambda loss: {"loss": loss.expand(5)}, r"tensor of shape \(5,\)", id="the same by name"),
-        pytest.param(lambda loss: {"loss": loss, "rows": loss.expand(5)}, r"'rows'.*\(5,\)", id="a term of many"),
-        pytest.param(lambda loss: {"loss": loss, "weight": 0.5}, "'weight'.*float", id="a term that is no tensor"),
+        pytest.param(lambda loss: {"kd": loss}, "'loss'.*NoneType", id="no loss"),
+        pytest.param(lambda loss: {}, "'loss'.*NoneType", id="nothing"),
+        pytest.param(lambda loss: None, "scalar.*NoneType", id="None"),
+        pytest.param(lambda loss: 0.5, "scalar.*float", id="a number"),
+        pytest.param(lambda loss: loss.expand(5), r"loss.*\(5,\)", id="one loss per sample"),
+        pytest.param(lambda loss: {"loss": loss.expand(5)}, r"loss.*\(5,\)", id="the same by name"),
+        pytest.param(lambda loss: {"loss": loss, "rows": loss.expand(5)}, r"'rows'.*\(5,\)", id="a term per sample"),
+        pytest.param(lambda loss: {"loss": loss, "weight": 0.5}, "'weight'.*float", id="a term that is a number"),
     ],
 )
 def test_an_objective_without_scalars_is_refused(
@@ -213,7 +187,7 @@ def test_evaluate_sees_the_model_in_evaluation_mode_without_gradients(tiny_split
     assert seen == [(False, False, False)] * 3
 
 
-def test_a_teacher_asked_in_the_loop_is_the_same_bit_for_bit_afterwards(tiny_split: MakeSplit) -> None:
+def test_a_teacher_run_inside_the_loop_is_the_same_bit_for_bit_afterwards(tiny_split: MakeSplit) -> None:
     with seeded(1):
         teacher = freeze(nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)))
     before = state(teacher)
@@ -232,7 +206,7 @@ def test_a_teacher_asked_in_the_loop_is_the_same_bit_for_bit_afterwards(tiny_spl
 # What a batch carries.
 
 
-def test_teacher_logits_and_features_stand_beside_their_samples_in_every_epoch(tiny_split: MakeSplit) -> None:
+def test_teacher_logits_and_features_stay_with_their_samples_in_every_epoch(tiny_split: MakeSplit) -> None:
     split = tiny_split(12)
     table = torch.stack([split.indices, split.labels, -split.indices], 1).float()
     taught = split.with_teacher(table).with_features({"embedding": table[:, :2]})
@@ -250,7 +224,7 @@ def test_teacher_logits_and_features_stand_beside_their_samples_in_every_epoch(t
     assert [len(order) for order in orders] == [5, 5, 2] * 3
     epochs = [[*orders[i], *orders[i + 1], *orders[i + 2]] for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in [*epochs, list(range(12))]}) == 4  # shuffled, otherwise in each epoch
+    assert len({tuple(epoch) for epoch in [*epochs, list(range(12))]}) == 4  # shuffled, each epoch differently
 
 
 def test_progress_goes_from_zero_in_equal_steps_to_just_below_one(tiny_split: MakeSplit) -> None:
@@ -326,12 +300,12 @@ def test_two_objectives_under_one_seed_see_the_same_batches(tiny_split: MakeSpli
         orders[0] += batch.indices.tolist()
         return cross_entropy(model, batch)
 
-    def hungry(model: nn.Module, batch: Batch) -> Tensor:
+    def drawing(model: nn.Module, batch: Batch) -> Tensor:
         orders[1] += batch.indices.tolist()
-        torch.rand(7)  # an objective that draws numbers of its own
+        torch.rand(7)  # an objective that draws its own random numbers
         return 0.1 * cross_entropy(model, batch)
 
-    for objective in (plain, hungry):
+    for objective in (plain, drawing):
         quietly(network(), objective, tiny_split(), epochs=3, seed=8)
     assert orders[0] == orders[1]
 
@@ -358,22 +332,11 @@ def test_an_interrupted_training_puts_the_random_numbers_back(tiny_split: MakeSp
 # The best weights, and when to stop.
 
 
-class Marks:
-    """An evaluation that reads its marks from a list, and remembers the weights that earned them."""
-
-    def __init__(self, *marks: float) -> None:
-        self.marks, self.weights = list(marks), []
-
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        self.weights.append(state(model))
-        return {"nll": self.marks[len(self.weights) - 1]}
-
-
 @pytest.mark.parametrize(
     ("marks", "patience", "epochs_run", "best"),
     [
         pytest.param([5, 3, 4, 4, 1, 0], 2, 4, 2, id="stops before a later best"),
-        pytest.param([5, 3, 4, 4, 1, 0], 3, 6, 6, id="a little more patience finds it"),
+        pytest.param([5, 3, 4, 4, 1, 0], 3, 6, 6, id="with more patience it is found"),
         pytest.param([5, 3, 3, 3, 1, 0], 2, 4, 2, id="a tie is no progress"),
         pytest.param([1, 2, 3, 4, 5, 6], 1, 2, 1, id="never better again"),
         pytest.param([6, 5, 4, 3, 2, 1], 1, 6, 6, id="always better"),
@@ -396,252 +359,6 @@ def test_without_a_monitor_the_last_weights_stay(tiny_split: MakeSplit) -> None:
     assert same(state(model), evaluate.weights[-1])
 
 
-# Interruption and resumption.
-
-
-def interrupted_after(steps: int) -> Callable[[nn.Module, Batch], Tensor]:
-    """An objective that is interrupted, as by Ctrl-C, before its step number ``steps``."""
-    counter = itertools.count()
-
-    def objective(model: nn.Module, batch: Batch) -> Tensor:
-        if next(counter) == steps:
-            raise KeyboardInterrupt
-        return cross_entropy(model, batch)
-
-    return objective
-
-
-@pytest.mark.parametrize("steps", [1, 3, 4, 8, 11])
-def test_an_interrupted_training_goes_on_to_the_same_numbers(tiny_split: MakeSplit, tmp_path: Path, steps: int) -> None:
-    split, checkpoint = tiny_split(12), tmp_path / "deep" / "run.pt"  # 3 steps in each of 4 epochs
-
-    def run(objective: Any, model: nn.Module, checkpoint: Path | None) -> pd.DataFrame:
-        return quietly(
-            model,
-            objective,
-            split,
-            epochs=4,
-            seed=3,
-            schedule=cosine,
-            evaluate=lambda model: {"mean": predict(model, split).mean().item()},
-            checkpoint=checkpoint,
-        )
-
-    whole = network(dropout=0.5)
-    expected = run(cross_entropy, whole, None)
-    with pytest.raises(KeyboardInterrupt):
-        run(interrupted_after(steps), network(dropout=0.5), checkpoint)
-    assert checkpoint.exists() == (steps >= 3)
-    resumed = network(seed=77, dropout=0.5)  # whatever the model holds, the checkpoint decides
-    if not checkpoint.exists():
-        resumed = network(dropout=0.5)
-    seen = []
-    found = run(lambda model, batch: seen.append(batch.progress) or cross_entropy(model, batch), resumed, checkpoint)
-    assert len(seen) == 12 - steps // 3 * 3  # only what was missing was trained
-    pd.testing.assert_frame_equal(numbers(found), numbers(expected), check_exact=True)
-    assert same(state(resumed), state(whole))
-
-
-def test_a_checkpoint_holds_whatever_kind_of_number_evaluate_returns(tiny_split: MakeSplit, tmp_path: Path) -> None:
-    """NumPy's scalars, which most metrics return, cannot be read back from a checkpoint."""
-    kinds = {"numpy": np.float64(0.5), "tensor": torch.tensor(0.25), "whole": 3}
-    options = {"evaluate": lambda model: kinds, "monitor": "numpy", "checkpoint": tmp_path / "run.pt", "epochs": 2}
-    history = quietly(network(), cross_entropy, tiny_split(), **options)
-    again = quietly(network(), cross_entropy, tiny_split(), **options)
-    assert history.equals(again)
-    assert again.loc[1, ["numpy", "tensor", "whole"]].to_list() == [0.5, 0.25, 3.0]
-
-
-def test_a_finished_training_is_not_trained_again(tiny_split: MakeSplit, tmp_path: Path) -> None:
-    model = network()
-    expected = quietly(model, cross_entropy, tiny_split(), epochs=2, checkpoint=tmp_path / "run.pt")
-    again = network(seed=5)
-    found = quietly(
-        again, lambda *_: pytest.fail("trained again"), tiny_split(), epochs=2, checkpoint=tmp_path / "run.pt"
-    )
-    pd.testing.assert_frame_equal(found, expected, check_exact=True)
-    assert same(state(again), state(model))
-
-
-@pytest.mark.parametrize("steps", [4, 7, 10, 13])
-def test_patience_counts_on_through_an_interruption(tiny_split: MakeSplit, tmp_path: Path, steps: int) -> None:
-    marks, options = (5, 3, 4, 4, 4, 0), {"epochs": 6, "monitor": "nll", "patience": 3}
-    whole, all_marks = network(), Marks(*marks)
-    expected = quietly(whole, cross_entropy, tiny_split(), evaluate=all_marks, **options)
-    before, checkpoint = Marks(*marks), tmp_path / "run.pt"
-    with pytest.raises(KeyboardInterrupt):
-        quietly(network(), interrupted_after(steps), tiny_split(), evaluate=before, checkpoint=checkpoint, **options)
-    after, resumed = Marks(*marks[len(before.weights) :]), network()
-    found = quietly(resumed, cross_entropy, tiny_split(), evaluate=after, checkpoint=checkpoint, **options)
-    pd.testing.assert_frame_equal(numbers(found), numbers(expected), check_exact=True)
-    assert same(state(resumed), state(whole))
-
-
-def test_a_training_that_ran_out_of_patience_stays_stopped_and_gives_its_best_weights(
-    tiny_split: MakeSplit, tmp_path: Path
-) -> None:
-    options = {"epochs": 6, "monitor": "nll", "patience": 2, "checkpoint": tmp_path / "run.pt"}
-    evaluate = Marks(5, 3, 4, 4)
-    quietly(network(), cross_entropy, tiny_split(), evaluate=evaluate, **options)
-    again = network(seed=9)
-    found = quietly(
-        again, cross_entropy, tiny_split(), evaluate=lambda model: pytest.fail("one epoch too many"), **options
-    )
-    assert found["nll"].to_list() == [5, 3, 4, 4]
-    assert same(state(again), evaluate.weights[1])
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        pytest.param({"seed": 1}, "seed 0 there, 1 here", id="seed"),
-        pytest.param({"epochs": 9}, "epochs 2 there, 9 here", id="epochs"),
-        pytest.param({"batch_size": 3}, "batch_size 5 there, 3 here", id="batch size"),
-        pytest.param({"samples": 9}, "samples 12 there, 9 here", id="samples"),
-        pytest.param({"evaluate": lambda model: {"nll": 1.0}, "monitor": "nll"}, "monitor", id="monitor"),
-        pytest.param(
-            {"optimizer": partial(torch.optim.Adam, lr=0.5)}, r"rates \[0.001\] there, \[0.5\] here", id="rate"
-        ),
-    ],
-)
-def test_a_checkpoint_of_another_training_is_refused_by_name(
-    tiny_split: MakeSplit, tmp_path: Path, change: dict[str, Any], words: str
-) -> None:
-    options: dict[str, Any] = {"epochs": 2, "checkpoint": tmp_path / "run.pt", "samples": 12}
-
-    def run(samples: int, **options: Any) -> None:
-        quietly(network(), cross_entropy, tiny_split(samples), **options)
-
-    run(**options)
-    with pytest.raises(ValueError, match=rf"run\.pt belongs to another training.*{words}.*delete .*run\.pt"):
-        run(**(options | change))
-
-
-def test_a_checkpoint_of_another_network_is_refused_by_name(tiny_split: MakeSplit, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"epochs": 2, "checkpoint": tmp_path / "run.pt"}
-    quietly(network(), cross_entropy, tiny_split(), **options)
-    with pytest.raises(ValueError, match=r"(?s)run\.pt holds another model or optimizer.*delete .*run\.pt"):
-        quietly(mlp(17, classes=3), cross_entropy, tiny_split(), **options)
-
-
-class Trap:
-    """Unpickling it would run a command."""
-
-    def __reduce__(self) -> tuple:
-        return pytest.fail, ("a checkpoint ran code",)
-
-
-def damaged(kind: str, path: Path) -> None:
-    match kind:
-        case "empty":
-            path.write_bytes(b"")
-        case "cut short":
-            path.write_bytes(path.read_bytes()[:-100])
-        case "text":
-            path.write_text("not a checkpoint")
-        case "a list":
-            torch.save([1, 2], path)
-        case "code":
-            torch.save({"identity": Trap()}, path)
-
-
-@pytest.mark.parametrize("kind", ["empty", "cut short", "text", "a list", "code"])
-def test_a_file_that_is_no_checkpoint_is_refused_by_name(tiny_split: MakeSplit, tmp_path: Path, kind: str) -> None:
-    options: dict[str, Any] = {"epochs": 2, "checkpoint": tmp_path / "run.pt"}
-    quietly(network(), cross_entropy, tiny_split(), **options)
-    damaged(kind, tmp_path / "run.pt")
-    with pytest.raises(ValueError, match=r"(?s)run\.pt is not a readable checkpoint.*delete .*run\.pt"):
-        quietly(network(), cross_entropy, tiny_split(), **options)
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(
-    tiny_split: MakeSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options: dict[str, Any] = {"epochs": 3, "checkpoint": tmp_path / "run.pt"}
-    whole = network()
-    quietly(whole, cross_entropy, tiny_split(), epochs=3)
-    save, calls = torch.save, itertools.count()
-
-    def disk_full_at_the_second(value: Any, file: Any) -> None:
-        if next(calls) == 1:
-            file.write(b"half a checkpoint")
-            raise OSError("no space left on device")
-        save(value, file)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", disk_full_at_the_second)
-        with pytest.raises(OSError, match="no space left"):
-            quietly(network(), cross_entropy, tiny_split(), **options)
-    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
-    assert len(torch.load(tmp_path / "run.pt")["rows"]) == 1
-    resumed = network()
-    quietly(resumed, cross_entropy, tiny_split(), **options)
-    assert same(state(resumed), state(whole))
-
-
-def trained_on_noise(checkpoint: Path | None, *, stall: bool = False) -> tuple[pd.DataFrame, State]:
-    """A training with dropout, schedule, evaluation and early stopping, on images of noise.
-
-    ``stall`` makes it hang in its sixth epoch, where it waits to be killed.
-    """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (60, 1, 28, 28), generator=generator, dtype=torch.uint8)
-    split = Split(images, torch.arange(60) % 3, torch.arange(60), "noise")
-    model = network(dropout=0.5)
-
-    def objective(model: nn.Module, batch: Batch) -> Tensor:
-        if stall and batch.progress > 5 / 12:
-            time.sleep(3600)
-        return cross_entropy(model, batch)
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        return {"nll": F.cross_entropy(predict(model, split), split.labels).item()}
-
-    history = fit(
-        model,
-        objective,
-        split,
-        epochs=12,
-        batch_size=16,
-        schedule=cosine,
-        evaluate=evaluate,
-        monitor="nll",
-        patience=12,
-        checkpoint=checkpoint,
-        progress=False,
-    )
-    return history, state(model)
-
-
-def wait_for_epochs(checkpoint: Path, count: int, process: subprocess.Popen) -> None:
-    """Until the file shows at least ``count`` epochs; every time it is read it must be whole."""
-    while process.poll() is None:
-        if checkpoint.exists() and len(torch.load(checkpoint)["rows"]) >= count:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"the training ended before it could be killed: {process.communicate()}")
-
-
-def test_a_killed_training_ends_at_the_numbers_of_one_that_was_not(
-    tmp_path: Path, package_environment: dict[str, str]
-) -> None:
-    checkpoint = tmp_path / "run.pt"
-    command = [sys.executable, __file__, str(checkpoint)]
-    with subprocess.Popen(
-        command, env=package_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as training:
-        try:
-            wait_for_epochs(checkpoint, 5, training)
-        finally:
-            training.kill()  # kill -9
-            training.communicate()
-    assert len(torch.load(checkpoint)["rows"]) == 5
-    found, resumed = trained_on_noise(checkpoint)
-    expected, weights = trained_on_noise(None)
-    pd.testing.assert_frame_equal(numbers(found), numbers(expected), check_exact=True)
-    assert same(resumed, weights)
-
-
 # Refusals.
 
 
@@ -661,7 +378,7 @@ def test_a_term_that_is_not_finite_stops_the_training_by_name(
         return terms(loss) if batch.progress >= 0.5 else ({"loss": loss, "kd": loss} if name == "kd" else loss)
 
     checkpoint = tmp_path / "run.pt"
-    with pytest.raises(FloatingPointError, match=f"'{name}' became (nan|inf) in epoch 3; lower the learning rate"):
+    with pytest.raises(FloatingPointError, match=f"'{name}' became (nan|inf) in epoch 3;"):
         quietly(network(), objective, tiny_split(), epochs=4, checkpoint=checkpoint)
     saved = torch.load(checkpoint)
     assert len(saved["rows"]) == 2  # the ruined epoch is not kept
@@ -669,37 +386,37 @@ def test_a_term_that_is_not_finite_stops_the_training_by_name(
 
 
 def test_a_monitored_number_that_is_not_finite_stops_the_training(tiny_split: MakeSplit) -> None:
-    """NaN is below no number and no number is below it, so the first epoch's weights would be kept for ever."""
+    """No number is smaller than NaN, so the weights of the first epoch would stay the best for ever."""
     with pytest.raises(FloatingPointError, match="'nll' became nan in epoch 1"):
         quietly(network(), cross_entropy, tiny_split(), epochs=2, evaluate=lambda m: {"nll": math.nan}, monitor="nll")
 
 
 def test_an_objective_without_a_gradient_is_refused(tiny_split: MakeSplit) -> None:
-    with pytest.raises(ValueError, match=r"loss has no gradient.*model\(batch.images\).*detach"):
+    with pytest.raises(ValueError, match=r"no gradient.*\.detach\(\)"):
         quietly(network(), lambda model, batch: cross_entropy(model, batch).detach(), tiny_split(), epochs=1)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param({"epochs": 0}, "epochs and batch_size must be 1 or more, not 0 and 5", id="no epochs"),
-        pytest.param({"batch_size": 0}, "must be 1 or more, not 1 and 0", id="no batch"),
-        pytest.param({"monitor": "nll"}, "monitor='nll' needs evaluate", id="monitor alone"),
-        pytest.param({"patience": 2}, "patience=2 .*needs monitor", id="patience alone"),
+        pytest.param({"epochs": 0}, "epochs.* 0 and 5", id="no epochs"),
+        pytest.param({"batch_size": 0}, "batch_size.* 1 and 0", id="no batch"),
+        pytest.param({"monitor": "nll"}, "monitor='nll'.*evaluate", id="monitor alone"),
+        pytest.param({"patience": 2}, "patience=2 .*monitor", id="patience alone"),
         pytest.param(
-            {"patience": 0, "monitor": "nll", "evaluate": lambda model: {"nll": 1.0}}, "patience=0 must be 1", id="none"
+            {"patience": 0, "monitor": "nll", "evaluate": lambda model: {"nll": 1.0}},
+            "patience=0 .*1",
+            id="none",
         ),
         pytest.param(
             {"monitor": "nll", "evaluate": lambda model: {"errors": 1.0}},
-            "'nll'.*gave errors$",
+            "'nll'.*errors$",
             id="unmeasured monitor",
         ),
         pytest.param(
-            {"monitor": "loss", "evaluate": lambda model: {"errors": 1.0}}, "'loss'.*gave errors$", id="not evaluate's"
+            {"monitor": "loss", "evaluate": lambda model: {"errors": 1.0}}, "'loss'.*errors$", id="not evaluate's"
         ),
-        pytest.param(
-            {"evaluate": lambda model: {"loss": 1.0}}, r"must not name its numbers \['loss'\]", id="taken name"
-        ),
+        pytest.param({"evaluate": lambda model: {"loss": 1.0}}, r"evaluate.*\['loss'\]", id="name of a column"),
     ],
 )
 def test_arguments_that_could_only_mislead_are_refused(
@@ -710,12 +427,12 @@ def test_arguments_that_could_only_mislead_are_refused(
 
 
 def test_an_empty_split_is_refused(tiny_split: MakeSplit) -> None:
-    with pytest.raises(ValueError, match=r"Split\(0 samples of tiny\) is empty, so there is nothing to learn from"):
+    with pytest.raises(ValueError, match=r"Split\(0 samples of tiny\) is empty"):
         quietly(network(), cross_entropy, tiny_split().subset([]), epochs=1)
 
 
 def test_a_frozen_teacher_passed_as_the_student_is_refused(tiny_split: MakeSplit) -> None:
-    with pytest.raises(ValueError, match=r"no parameter of the model asks for a gradient.*frozen teacher"):
+    with pytest.raises(ValueError, match=r"no parameter .*frozen"):
         quietly(freeze(network()), cross_entropy, tiny_split(), epochs=1)
 
 
@@ -723,7 +440,7 @@ def test_a_frozen_teacher_passed_as_the_student_is_refused(tiny_split: MakeSplit
 
 
 @pytest.mark.parametrize("progress", [True, False])
-def test_the_bar_is_shown_or_not_as_asked_and_nothing_else_is_printed(
+def test_the_bar_is_shown_only_on_request_and_nothing_else_is_printed(
     tiny_split: MakeSplit, capsys, progress: bool
 ) -> None:
     fit(network(), cross_entropy, tiny_split(), epochs=1, progress=progress)
@@ -747,10 +464,6 @@ def test_the_same_code_learns_on_every_device(tiny_split: MakeSplit, device: str
         return kd_loss(model(batch.images), batch.teacher_logits, batch.labels, temperature=4, alpha=0.1)
 
     history = quietly(model, objective, split, epochs=30, device=device, optimizer=partial(torch.optim.Adam, lr=1e-2))
-    assert next(model.parameters()).device.type == device  # where it learned, it stays
+    assert next(model.parameters()).device.type == device  # it stays where it was trained
     assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
     assert predict(model, split, device=device).argmax(1).equal(split.labels)
-
-
-if __name__ == "__main__":
-    trained_on_noise(Path(sys.argv[1]), stall=True)

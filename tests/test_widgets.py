@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
-import torch
 import traitlets
 from matplotlib.figure import Figure
 
-from kd_course.data import Data
-from kd_course.widgets import DigitCanvas, as_mnist, as_png, live_figure
+from kd_course.widgets import DigitCanvas, as_png, live_figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -114,7 +112,7 @@ def test_a_message_cannot_smuggle_markup_in():
     assert "&lt;script&gt;" in message
 
 
-def test_a_drawing_that_returns_no_figure_is_told_of():
+def test_a_drawing_that_returns_no_figure_is_reported():
     def forgetful(x: float) -> None:
         return None
 
@@ -129,10 +127,6 @@ def test_as_png_gives_a_png_and_closes_the_figure():
 
 
 # Drawing a digit.
-
-
-def drawn(image: torch.Tensor) -> list[int]:
-    return image.flatten().tolist()
 
 
 def test_a_canvas_is_a_control_of_a_live_figure():
@@ -153,30 +147,3 @@ def test_a_canvas_is_a_control_of_a_live_figure():
 def test_a_canvas_holds_784_pixels_from_0_to_255(value: list[int]):
     with pytest.raises(traitlets.TraitError):
         DigitCanvas(value=value)
-
-
-def test_a_drawing_gets_the_size_and_the_place_that_mnist_gave_its_digits():
-    image = torch.zeros(28, 28)
-    image[2:7, 1:3] = 200  # a small bar in the corner, 5 by 2
-    ready = as_mnist(drawn(image.byte()))
-    assert ready.shape == (1, 28, 28) and ready.dtype == torch.uint8
-    rows, columns = (ready[0].amax(dim).nonzero().squeeze(1) for dim in (1, 0))
-    assert len(rows) == 20 and len(columns) == 8  # the proportions stay
-    mass = ready[0].double() / ready.sum()
-    for side in (1, 0):
-        assert (mass.sum(side) @ torch.arange(28).double()).item() == pytest.approx(14, abs=0.51)
-    assert ready.max() == 200
-
-
-def test_an_empty_drawing_stays_empty_and_a_dot_stays_inside():
-    assert as_mnist([0] * 784).sum() == 0
-    for corner in (0, 27, 756, 783):
-        dot = [0] * 784
-        dot[corner] = 255
-        assert as_mnist(dot)[0, 3:25, 3:25].sum() == as_mnist(dot).sum() > 0
-
-
-def test_real_mnist_digits_pass_nearly_unchanged(mnist: Data):
-    images = mnist.test.images[:50]
-    ready = torch.stack([as_mnist(drawn(image)) for image in images])
-    assert (ready.float() - images.float()).abs().mean() < 8  # of 255: they were prepared in this way already

@@ -1,6 +1,6 @@
 """What the course's design costs and saves, as ratios measured side by side in one run: ``make bench``.
 
-Wall times depend on the machine and on what else it does; ratios of interleaved runs mostly do not. Every figure is the
+Wall times depend on the machine and on its other work; ratios of interleaved runs hardly do. Every figure is the
 median over rounds, each of which times all variants once, in turn.
 """
 
@@ -32,7 +32,7 @@ def plain(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def distil(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Hinton's loss on the teacher's logits that came with the batch."""
+    """Hinton's loss, with the teacher logits that the batch carries."""
     return kd_loss(model(batch.images), batch.teacher_logits, batch.labels, **DISTIL)
 
 
@@ -65,7 +65,7 @@ class TextbookImages(Dataset):
 
 
 def textbook_loop(model: torch.nn.Module, teacher: torch.nn.Module, images: TextbookImages) -> None:
-    """Distillation as most tutorials write it: per-image transforms, and the teacher asked again for every batch."""
+    """Distillation as most tutorials write it: per-image transforms, and the teacher run again on every batch."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model.train()
     for pixels, labels in DataLoader(images, batch_size=BATCH, shuffle=True):
@@ -78,7 +78,7 @@ def textbook_loop(model: torch.nn.Module, teacher: torch.nn.Module, images: Text
 
 
 def rounds(variants: dict[str, Callable[[torch.nn.Module], object]], count: int) -> dict[str, list[float]]:
-    """Seconds of each variant in each round; the order turns round every time, and one round does not count."""
+    """Seconds of each variant in each round, after one round of warm-up; every second round runs in reverse order."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(-1, count):
         names = list(variants) if number % 2 else list(reversed(variants))
@@ -105,8 +105,8 @@ def main() -> None:
     options = parser.parse_args()
 
     data = load_data()
-    train = data.train.take(min(options.images, len(data.train)), seed=0)
-    teacher = freeze(TeacherNet())  # its speed matters here, not its answers
+    train = data.train.sample(min(options.images, len(data.train)), seed=0)
+    teacher = freeze(TeacherNet())  # its speed matters here, not its predictions
     with_logits, textbook = train.with_teacher(predict(teacher, train)), TextbookImages(train)
     everyday = {"epochs": 1, "batch_size": BATCH, "progress": False, "device": "cpu"}
     print(f"{len(train):,} images of {data.name}, StudentNet, batch {BATCH}, {torch.get_num_threads()} threads")

@@ -1,9 +1,9 @@
 """What each loss costs, forward and backward, beside a plain vectorised reading of its formula: ``make bench``.
 
-The plain readings are what one would write down first: right on ordinary numbers, without the checks, the widening of
-half precision and the care at zeros of the package. A ratio near 1 says that this care is all but free. Both are held
-to one value. Times are medians of processor time on one thread over rounds that run both once, in turn; the ratio is
-that of the medians.
+The plain readings are what one would write down first: right on ordinary numbers, but without the package's checks,
+its widening of half precision and its care near zero. A ratio near 1 says that this care costs almost nothing. Both
+must return the same value. Times are medians of processor time on one thread over rounds that run both once, in turn;
+the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def pkt(s: Tensor, t: Tensor) -> Tensor:
 
 
 def info_nce(s: Tensor, t: Tensor) -> Tensor:
-    """-log of the own share, τ = 0.1."""
+    """-log of the share of each sample's own teacher, τ = 0.1."""
     powers = (F.normalize(s) @ F.normalize(t).T / 0.1).exp()
     return -(powers.diagonal() / powers.sum(1)).log().mean()
 
@@ -133,7 +133,7 @@ class PlainCRD(nn.Module):
         self.z = [None, None]
 
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
-        """Both anchors, then the banks."""
+        """The loss with each side as the anchor; then both banks are updated."""
         v = [F.normalize(layer(f)) for layer, f in zip(self.layers, (s, t), strict=True)]
         others = torch.randint(SAMPLES - 1, (BATCH, NEGATIVES))
         rows = torch.cat([NUMBERS[:, None], others + (others >= NUMBERS[:, None])], 1)
@@ -197,7 +197,7 @@ def seconds(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[float, float]
 
 
 def compare(ours: Loss, plain: Loss, shape: tuple[int, ...], count: int) -> tuple[float, float]:
-    """Median milliseconds of either, over ``count`` rounds after two that do not count."""
+    """Median milliseconds of each, over ``count`` rounds after two rounds of warm-up."""
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(shape, generator=generator).requires_grad_()
     teacher = torch.randn(shape, generator=generator)

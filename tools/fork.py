@@ -1,8 +1,8 @@
 """Point every badge, bootstrap cell and link of the course at another repository: ``make fork SLUG=you/your-repo``.
 
 The address of the repository lives in ``[project.urls]`` of ``pyproject.toml``. This command reads the old one there
-and rewrites each link to it in the files of this folder, ``pyproject.toml`` last, so that a run which was interrupted
-can be repeated. It needs Python alone.
+and rewrites each link to it in the files of this folder, ``pyproject.toml`` last, so that an interrupted run can be
+repeated. It needs only Python.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SLUG = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9])*/(?!\.{1,2}$)[\w.-]+(?<!\.git)"
 
 
 def main(arguments: list[str]) -> None:
-    """Rewrite all links to the slug that is the one argument, and say what was changed."""
+    """Rewrite all links to the slug, which must be the only argument, and print what changed."""
     if len(arguments) != 1 or not SLUG.fullmatch(arguments[0]):
         given = " ".join(arguments).strip()
         sys.exit(f"expected owner/name, not {given!r}; for example: make fork SLUG=you/your-repo")
@@ -38,13 +38,13 @@ def main(arguments: list[str]) -> None:
 
 
 def current() -> str:
-    """The repository's owner/name, as ``pyproject.toml`` has it."""
+    """The repository's owner/name, as given in ``pyproject.toml``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project["urls"]["Repository"].removeprefix("https://github.com/")
 
 
 def rewrite(text: str, old: str, new: str) -> tuple[str, int]:
-    """``text`` with every link to ``old`` leading to ``new``, and how many there were.
+    """``text`` with every link to ``old`` replaced by one to ``new``, and how many there were.
 
     >>> rewrite("see https://github.com/a/b, not https://github.com/a/bc", "a/b", "me/mine")
     ('see https://github.com/me/mine, not https://github.com/a/bc', 1)

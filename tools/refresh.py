@@ -1,14 +1,17 @@
-"""Execute the notebooks from a fresh kernel, store their real outputs, and write down what each one costs.
+"""Execute the notebooks from a new kernel, store their outputs, and record what each one costs.
 
-``make refresh`` runs all of them; ``python tools/refresh.py notebooks/02_temperature.ipynb`` runs one. The seconds and
-the peak memory above importing torch and torchvision go to ``data/results/notebooks.json``, and from there into the
-first cell of each notebook and the tables of the README and the instructor's guide.
+``make refresh`` runs all of them; ``python tools/refresh.py notebooks/02_temperature.ipynb`` runs one. Each kernel
+computes on one thread, as in ``make notebooks``, which compares these outputs; and one notebook runs after another, so
+that the seconds of one do not depend on the rest. Seconds and peak memory above importing torch and torchvision go to
+``data/results/notebooks.json``, to the first cell of the notebook, and to the tables of the README and the instructor's
+guide.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,12 +19,14 @@ import time
 from pathlib import Path
 
 import nbformat
+from filelock import FileLock
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 COSTS = ROOT / "data" / "results" / "notebooks.json"
 TABLES = [ROOT / "README.md", ROOT / "notebooks" / "instructor" / "guide.md"]
+LOCK = ROOT / "build" / "refresh.lock"
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 PEAK = """
@@ -34,12 +39,12 @@ def main() -> None:
     """Refresh the notebooks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")))
+    notebooks = parser.parse_args().notebooks
     imports = _megabytes_of_imports()
-    costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
-    for path in parser.parse_args().notebooks:
+    for path in notebooks:
         notebook = nbformat.read(path, as_version=4)
         seconds, megabytes, slowest = execute(notebook, path.resolve().parent)
-        costs[path.stem] = {
+        cost = {
             "seconds": round(seconds),
             "megabytes_above_imports": max(0, megabytes - imports),
             "slowest_cell_seconds": round(slowest, 1),
@@ -47,16 +52,18 @@ def main() -> None:
         notebook.cells[0].source = re.sub(r"\d+ s to run", f"{round(seconds)} s to run", notebook.cells[0].source)
         tidy(notebook)
         nbformat.write(notebook, path)
-        print(f"{path.name}: {costs[path.stem]}")
-    COSTS.parent.mkdir(parents=True, exist_ok=True)
-    COSTS.write_text(json.dumps(dict(sorted(costs.items())), indent=2) + "\n", encoding="utf-8")
-    write_tables(costs)
+        record(path.stem, cost)
+        print(f"{path.name}: {cost}")
 
 
 def execute(notebook: NotebookNode, folder: Path) -> tuple[float, int, float]:
-    """Run every cell in a new kernel; returns seconds, the kernel's peak megabytes, seconds of the slowest cell."""
+    """Run every cell in a new kernel on one thread.
+
+    Returns:
+        Seconds, the kernel's peak memory in MB, and the seconds of the slowest cell.
+    """
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    with client.setup_kernel():
+    with client.setup_kernel(env={**os.environ, "OMP_NUM_THREADS": "1"}):
         start = time.perf_counter()
         slowest = 0.0
         for number, cell in enumerate(notebook.cells):
@@ -72,7 +79,7 @@ def execute(notebook: NotebookNode, folder: Path) -> tuple[float, int, float]:
 
 
 def tidy(notebook: NotebookNode) -> None:
-    """Drop what differs from run to run or that a reader would see as rubbish: timings, finished progress bars."""
+    """Drop what differs from run to run (timings, ids) and what no reader needs (finished progress bars)."""
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:03d}"
         cell.metadata.pop("execution", None)
@@ -90,7 +97,7 @@ def _is_progress_bar(output: NotebookNode) -> bool:
 
 
 def _reachable(notebook: NotebookNode, state: dict) -> dict:
-    """The widget models that some output still shows, and those that these are built from."""
+    """The widget models that an output still shows, and the models they are built from."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     waiting = [output.data[VIEW]["model_id"] for output in outputs if VIEW in output.get("data", {})]
     kept: dict = {}
@@ -102,14 +109,21 @@ def _reachable(notebook: NotebookNode, state: dict) -> dict:
     return kept
 
 
-def write_tables(costs: dict[str, dict[str, float]]) -> None:
-    """Put the measured seconds and megabytes of each notebook into its row of the tables that list them."""
-    for page in TABLES:
-        text = page.read_text(encoding="utf-8")
-        for name, cost in costs.items():
-            figures = f"| {cost['seconds']} s | {cost['megabytes_above_imports']} MB |"
+def record(name: str, cost: dict[str, float]) -> None:
+    """Write one notebook's costs to its rows in ``notebooks.json`` and in the tables, and leave all other rows alone.
+
+    Another ``make refresh`` may do the same at this moment, so one lock guards all these files.
+    """
+    figures = f"| {cost['seconds']} s | {cost['megabytes_above_imports']} MB |"
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(LOCK):
+        costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
+        costs = dict(sorted((costs | {name: cost}).items()))
+        COSTS.write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
+        for page in TABLES:
+            text = page.read_text(encoding="utf-8")
             text = re.sub(rf"(/{name}\.ipynb\)[^\n]*?)\| \d+ s \| \d+ MB \|", rf"\g<1>{figures}", text)
-        page.write_text(text, encoding="utf-8")
+            page.write_text(text, encoding="utf-8")
 
 
 def _megabytes_of_imports() -> int:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from kd_course import fidelity, plots, studies
+from kd_course.studies import fidelity, plots, studies
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
 README = ROOT / "README.md"
 BETWEEN = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
-HEADLINES = {"hinton": 3, "patience": 2, "pair": 3, "omitted": 1, "league": 0, "ensembles": 2, "fidelity": 0}
+HEADLINES = {"hinton": 3, "patience": 2, "pair": 3, "omitted": 1, "league": 0, "multi_teacher": 2, "fidelity": 0}
 """How many claims of each study, the first ones, stand in the README."""
 HEAD = "| Often said | We measured | Seeds | Verdict |\n|---|---|---|---|"
 
@@ -92,7 +92,7 @@ def summary() -> str:
         for name, (reading, runs, _) in found.items()
         for line in lines(studies.verdicts(reading, runs).head(HEADLINES[name]))
     ]
-    shown = next(name for name in ("pair", "hinton", "ensembles") if name in found)
+    shown = next(name for name in ("pair", "hinton", "multi_teacher") if name in found)
     described = found[shown][0].figure.__doc__.splitlines()[0]
     return (
         f"![{described}](data/results/{shown}.png)\n\n*{described}*\n\n"

@@ -1,9 +1,9 @@
 """Slides from the notebooks, with their stored outputs: one HTML file each in ``build/slides``.
 
 ``make slides`` makes all; ``python tools/slides.py notebooks/02_temperature.ipynb`` makes one. A section begins a
-new column of slides (→), every text in it a slide of its own (↓) with the code and the figures that follow; solutions
+new column of slides (→); each text cell in it begins a slide (↓), which the code and figures after it join. Solutions
 are left out, and S opens the speaker's view. The pages load reveal.js and MathJax from the network. For a room without
-one, fetch them beforehand, and they are used from where they lie::
+a network, download them first into the folder of the slides::
 
     npm install --prefix build/slides reveal.js@4 requirejs@2 jquery@3 mathjax@2
 """
@@ -48,13 +48,13 @@ def main() -> None:
 
 
 def arrange(notebook: NotebookNode) -> None:
-    """Say of every cell where it stands: a new column, a slide below, on the same slide, or left out."""
+    """Give every cell its slide type: a new column, a slide below, the same slide, or left out."""
     for cell in notebook.cells:
         cell.metadata["slideshow"] = {"slide_type": kind(cell)}
 
 
 def kind(cell: NotebookNode) -> str:
-    """The slide type of a cell, from what it is: titles and sections, other texts, code, solutions."""
+    """The slide type of a cell, which depends on its kind: title or section, other text, code, solution."""
     if "solution" in cell.metadata.get("tags", []):
         return "skip"
     if cell.cell_type != "markdown":

@@ -12,7 +12,7 @@ def unit(vectors: Tensor, dim: int) -> Tensor:
 
 
 def centred(values: Tensor, dim: int) -> Tensor:
-    """``values`` minus their mean along ``dim``; exactly 0 where they are all alike, which rounding else prevents."""
+    """``values`` minus their mean along ``dim``; exactly 0 where all are alike, without a residue of rounding."""
     shifted = values - values.narrow(dim, 0, 1)
     return shifted - shifted.mean(dim, keepdim=True)
 

@@ -1,6 +1,6 @@
 """Contrastive losses: tell your pair from the others.
 
-Two different losses bear the word. :class:`CRDLoss` is contrastive representation distillation as published:
+Two different losses go by that name. :class:`CRDLoss` is contrastive representation distillation as published:
 noise-contrastive estimation, a binary decision per candidate against a memory bank of all training samples, with
 student and teacher each as anchor. :func:`info_nce_loss` picks the right one among the batch with a softmax; it is
 simpler and is *not* CRD.
@@ -14,28 +14,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course.losses._arguments import batch_pair, positive
+from kd_course._validation import at_least, batch_pair, positive, widened
 from kd_course.losses._geometry import unit
 from kd_course.runtime import seeded
 
 
 def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, temperature: float) -> Tensor:
-    """In-batch InfoNCE: each student embedding should pick its own sample's teacher embedding out of the batch.
+    r"""In-batch InfoNCE: each student embedding should pick its own sample's teacher embedding out of the batch.
 
-    .. math:: -\\frac{1}{B} \\sum_i \\log \\frac{e^{\\cos(s_i, t_i)/\\tau}}{\\sum_j e^{\\cos(s_i, t_j)/\\tau}}
+    .. math:: -\frac{1}{B} \sum_i \log \frac{e^{\cos(s_i, t_i)/\tau}}{\sum_j e^{\cos(s_i, t_j)/\tau}}
 
     The other B - 1 samples of the batch are the negatives. Equal scores give log B. log B minus the loss bounds the
     mutual information of the pair from below.
 
     Args:
-        student_embedding: (B, D). teacher_embedding: (B, D), the same width; B ≥ 2.
+        student_embedding: (B, D), B ≥ 2.
+        teacher_embedding: (B, D), the same width.
         temperature: τ > 0, the sharpness of the choice (not the T of soft targets).
 
     Returns:
         A scalar in nats.
 
     Raises:
-        TypeError: not floating-point tensors. ValueError: not (B, D), other sizes, a batch of one, or τ ≤ 0.
+        TypeError: embeddings that are not floating-point tensors.
+        ValueError: embeddings that are not (B, D), sizes that differ, a batch of one, or τ ≤ 0.
 
     Reference: van den Oord, Li & Vinyals 2018, *Representation Learning with Contrastive Predictive Coding*,
     arXiv:1807.03748.
@@ -54,10 +56,10 @@ def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, tempe
 
 
 def nce_loss(positive_log_score: Tensor, negative_log_scores: Tensor, *, samples: int) -> Tensor:
-    """Noise-contrastive estimation for one anchor side: is this candidate my pair, or one of K drawn by chance?
+    r"""Noise-contrastive estimation for one anchor side: is this candidate my pair, or one of K drawn by chance?
 
-    .. math:: -\\frac{1}{B} \\sum_b \\Big[ \\log h(p_b) + \\sum_{k=1}^{K} \\log(1 - h(p_{bk})) \\Big], \\quad
-              h(p) = \\frac{p}{p + K/M}
+    .. math:: -\frac{1}{B} \sum_b \Big[ \log h(p_b) + \sum_{k=1}^{K} \log(1 - h(p_{bk})) \Big], \quad
+              h(p) = \frac{p}{p + K/M}
 
     All scores at chance, p = 1/M, give log(1 + K) + K·log(1 + 1/K).
 
@@ -70,28 +72,30 @@ def nce_loss(positive_log_score: Tensor, negative_log_scores: Tensor, *, samples
         A scalar in nats.
 
     Raises:
+        TypeError: scores that are not floating-point tensors.
         ValueError: shapes that do not fit, or M < 2.
 
     Reference: Tian, Krishnan & Isola 2020, *Contrastive Representation Distillation*, arXiv:1910.10699, equation 18.
     """
-    shapes = tuple(positive_log_score.shape), tuple(negative_log_scores.shape)
-    if len(shapes[1]) != 2 or shapes[0] != shapes[1][:1] or 0 in shapes[1] or samples < 2:
+    own = widened(positive_log_score, "positive_log_score")
+    others = widened(negative_log_scores, "negative_log_scores")
+    if others.ndim != 2 or own.shape != others.shape[:1] or not others.numel():
         raise ValueError(
-            f"scores must be (B,) and (B, K), B and K at least 1, over 2 samples or more; "
-            f"not {shapes[0]} and {shapes[1]} over {samples}"
+            f"positive_log_score {tuple(own.shape)} and negative_log_scores {tuple(others.shape)} must be (B,) and "
+            "(B, K), with B and K at least 1"
         )
-    log_noise = math.log(negative_log_scores.shape[1] / samples)  # log(K/M)
-    own = F.logsigmoid(positive_log_score - log_noise)  # log h
-    others = F.logsigmoid(log_noise - negative_log_scores).sum(1)  # Σ log(1 - h)
+    log_noise = math.log(others.shape[1] / at_least(samples, 2, "samples"))  # log(K/M)
+    own = F.logsigmoid(own - log_noise)  # log h
+    others = F.logsigmoid(log_noise - others).sum(1)  # Σ log(1 - h)
     return -(own + others).mean()
 
 
 class CRDLoss(nn.Module):
-    """CRD: contrastive representation distillation with a memory bank, student and teacher in turn as anchor.
+    r"""CRD: contrastive representation distillation with a memory bank, student and teacher in turn as anchor.
 
-    .. math:: L = NCE(v_s;\\, bank_t) + NCE(v_t;\\, bank_s), \\quad
-              p = \\frac{1}{Z} e^{\\langle v, bank_j \\rangle / \\tau}, \\quad
-              bank_i \\leftarrow \\mathrm{unit}(m\\, bank_i + (1-m)\\, v_i)
+    .. math:: L = NCE(v_s;\, bank_t) + NCE(v_t;\, bank_s), \quad
+              p = \frac{1}{Z} e^{\langle v, bank_j \rangle / \tau}, \quad
+              bank_i \leftarrow \mathrm{unit}(m\, bank_i + (1-m)\, v_i)
 
     Both features are projected linearly to ``dimension`` and scaled to length 1. The positive is the sample's own row
     of the other side's bank; the K negatives are drawn uniformly from all *other* samples. Z is set once, from the
@@ -102,10 +106,14 @@ class CRDLoss(nn.Module):
     generator as it was; negatives are drawn from that generator, which :func:`kd_course.training.fit` seeds.
 
     Args:
-        student_dimension: width of the student's feature, flattened. teacher_dimension: likewise.
+        student_dimension: width of the student's feature, flattened.
+        teacher_dimension: width of the teacher's feature, flattened.
         sample_indices: the numbers (``train.indices``) of the M samples that will be trained on; each gets a row in
             the banks.
-        dimension: width of the common space. negatives: K. temperature: τ. momentum: m, in [0, 1).
+        dimension: width of the common space.
+        negatives: K ≥ 1.
+        temperature: τ > 0.
+        momentum: m, in [0, 1).
         seed: decides projections and banks at the start.
 
     Raises:
@@ -133,13 +141,14 @@ class CRDLoss(nn.Module):
     ) -> None:
         super().__init__()
         samples = len(sample_indices)
-        if samples < 2 or negatives < 1:
-            raise ValueError(f"CRD needs two samples and one negative at least, not {samples} and {negatives}")
+        at_least(samples, 2, "the number of sample_indices")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), not {momentum!r}")
         if len(sample_indices.unique()) < samples:
             raise ValueError("sample_indices repeat themselves; pass train.indices (not labels), each number once")
-        self.negatives, self.temperature, self.momentum = negatives, positive(temperature, "temperature"), momentum
+        self.negatives = at_least(negatives, 1, "negatives")
+        self.temperature = positive(temperature, "temperature")
+        self.momentum = momentum
         row = torch.full((int(sample_indices.max()) + 1,), -1, dtype=torch.long)
         row[sample_indices] = torch.arange(samples)
         self.register_buffer("row", row)  # sample number -> row of the banks
@@ -154,10 +163,13 @@ class CRDLoss(nn.Module):
         """The loss of a batch; in training mode the banks then take the new embeddings in.
 
         Args:
-            student_feature: (B, …). teacher_feature: (B, …). indices: the samples' numbers, ``batch.indices``, (B,).
+            student_feature: (B, …).
+            teacher_feature: (B, …).
+            indices: the samples' numbers, ``batch.indices``, (B,).
 
         Raises:
-            TypeError, ValueError: features that are not floating point or not of one batch, or samples without a row.
+            TypeError: features that are not floating-point tensors.
+            ValueError: batches that differ or are empty, or samples without a row.
         """
         student_feature, teacher_feature = batch_pair(student_feature, teacher_feature, "features", least=1)
         if indices.shape != (len(student_feature),):

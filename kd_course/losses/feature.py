@@ -12,24 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course.losses._arguments import floating_pair, floating_tensor
+from kd_course._validation import at_least, floating_pair, floating_tensor, layer_pairs
 from kd_course.losses._geometry import unit
 from kd_course.runtime import seeded
 
 
 def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
-    """FitNet's hint: half the squared distance between the student's (regressed) feature and the teacher's.
+    r"""FitNet's hint: half the squared distance between the student's (regressed) feature and the teacher's.
 
-    .. math:: \\frac{1}{2B} \\sum_b \\| r(f_{s,b}) - f_{t,b} \\|_2^2
+    .. math:: \frac{1}{2B} \sum_b \| r(f_{s,b}) - f_{t,b} \|_2^2
 
     Pass the student's feature through a :class:`HintRegressor` first where the shapes differ. Many codes use the
     element mean (``F.mse_loss``) instead, which for features of D numbers is this value times 2/D.
 
     Args:
-        student_feature: (B, …), already regressed. teacher_feature: the same shape.
+        student_feature: (B, …), already regressed.
+        teacher_feature: the same shape.
 
     Raises:
-        TypeError: not floating-point tensors. ValueError: shapes that differ.
+        TypeError: features that are not floating-point tensors.
+        ValueError: shapes that differ.
 
     Reference: Romero et al. 2015, *FitNets: Hints for Thin Deep Nets*, arXiv:1412.6550.
 
@@ -51,7 +53,8 @@ class HintRegressor(nn.Module):
     after it is the same as without it.
 
     Args:
-        student_shape: shape of one student feature, without the batch. teacher_shape: likewise.
+        student_shape: shape of one student feature, without the batch.
+        teacher_shape: shape of one of the teacher's features, likewise.
         seed: decides the initial weights.
 
     Raises:
@@ -88,20 +91,22 @@ class HintRegressor(nn.Module):
 
 
 def attention_map(feature: Tensor, *, power: float = 2) -> Tensor:
-    """Where a layer looks: the spatial map of channel energy, as a vector of length 1 per sample.
+    r"""Where a layer looks: the spatial map of channel energy, as a vector of length 1 per sample.
 
-    .. math:: \\hat Q = Q / \\|Q\\|_2, \\quad Q = \\mathrm{vec} \\sum_c |F_c|^p
+    .. math:: \hat Q = Q / \|Q\|_2, \quad Q = \mathrm{vec} \sum_c |F_c|^p
 
     Unchanged by scaling the feature and by permuting its channels. A map that is zero everywhere stays zero.
 
     Args:
-        feature: (B, C, H, W). power: p ≥ 1; a larger one attends more to the strongest places.
+        feature: (B, C, H, W).
+        power: p ≥ 1; a larger one attends more to the strongest places.
 
     Returns:
         (B, H·W), non-negative.
 
     Raises:
-        TypeError: not a floating-point tensor. ValueError: not (B, C, H, W), or p < 1.
+        TypeError: a feature that is not a floating-point tensor.
+        ValueError: a feature that is not (B, C, H, W), or p < 1.
 
     Reference: Zagoruyko & Komodakis 2017, *Paying More Attention to Attention*, arXiv:1612.03928.
 
@@ -109,9 +114,7 @@ def attention_map(feature: Tensor, *, power: float = 2) -> Tensor:
     tensor([[1.]])
     """
     feature = _maps(feature)
-    if not power >= 1:
-        raise ValueError(f"power must be 1 or more, not {power!r}")
-    return unit(feature.abs().pow(power).sum(1).flatten(1), dim=1)
+    return unit(feature.abs().pow(at_least(power, 1, "power")).sum(1).flatten(1), dim=1)
 
 
 def attention_transfer_loss(
@@ -121,21 +124,23 @@ def attention_transfer_loss(
     power: float = 2,
     paper_form: bool = False,
 ) -> Tensor:
-    """AT: at each chosen layer the student should look where the teacher looks.
+    r"""AT: at each chosen layer the student should look where the teacher looks.
 
-    .. math:: \\sum_l \\frac{1}{B\\,H_l W_l} \\sum_b \\| \\hat Q^l_{s,b} - \\hat Q^l_{t,b} \\|_2^2
+    .. math:: \sum_l \frac{1}{B\,H_l W_l} \sum_b \| \hat Q^l_{s,b} - \hat Q^l_{t,b} \|_2^2
 
     This is the authors' code: mean of squares, used with a weight of about 1000. The paper prints the unsquared
     norm, ½·Σ_l mean_b ‖·‖₂; ``paper_form=True`` computes that. Channels may differ; where the maps differ in size, the
     larger feature is average-pooled to the smaller one's.
 
     Args:
-        student_features: one (B, C, H, W) per layer. teacher_features: likewise, as many.
-        power: p of :func:`attention_map`. paper_form: the paper's norm instead of the code's squares.
+        student_features: one (B, C, H, W) per layer.
+        teacher_features: one (B, C', H', W') per layer, for the same samples.
+        power: p of :func:`attention_map`.
+        paper_form: the paper's norm instead of the code's squares.
 
     Raises:
-        TypeError, ValueError: as :func:`attention_map`; also lists that are empty or of different lengths, or other
-            batches.
+        TypeError: as :func:`attention_map`; also a feature that is not in a list.
+        ValueError: as :func:`attention_map`; also lists that are empty or of different lengths, or batches that differ.
 
     Reference: Zagoruyko & Komodakis 2017, arXiv:1612.03928.
 
@@ -147,13 +152,8 @@ def attention_transfer_loss(
         raise TypeError(
             "student_features and teacher_features must be lists with one feature per layer; wrap a single one in [ ]"
         )
-    if len(student_features) != len(teacher_features) or not student_features:
-        raise ValueError(
-            f"{len(student_features)} student layers and {len(teacher_features)} teacher layers "
-            "must be as many, and one at least"
-        )
     layers = []
-    for student, teacher in zip(student_features, teacher_features, strict=True):
+    for student, teacher in layer_pairs(student_features, teacher_features):
         student, teacher = _maps(student, "student features"), _maps(teacher, "teacher features")
         if len(student) != len(teacher):
             raise ValueError(f"batches of {len(student)} and {len(teacher)} features must be of the same samples")
@@ -173,7 +173,8 @@ def layerwise_loss(layer_losses: Sequence[Tensor], weights: Tensor | Sequence[fl
     turn negative), and the loss falls while nothing is learned. Notebook 04 shows it.
 
     Args:
-        layer_losses: scalars. weights: as many numbers, or a tensor (L,).
+        layer_losses: L scalars.
+        weights: L numbers, or a tensor (L,).
 
     Raises:
         ValueError: no losses, or another number of weights.

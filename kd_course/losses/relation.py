@@ -14,24 +14,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_course.losses._arguments import batch_pair, not_negative, positive
+from kd_course._validation import at_least, batch_pair, layer_pairs, not_negative, positive
 from kd_course.losses._geometry import rescaled_by, unit
 
 
 def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """RKD-D: the pairwise distances of the student should have the proportions of the teacher's.
+    r"""RKD-D: the pairwise distances of the student should have the proportions of the teacher's.
 
-    .. math:: \\frac{1}{B^2} \\sum_{ij} \\ell_1\\!\\left(\\frac{d^s_{ij}}{\\mu_s}, \\frac{d^t_{ij}}{\\mu_t}\\right),
-              \\quad d_{ij} = \\|f_i - f_j\\|_2
+    .. math:: \frac{1}{B^2} \sum_{ij} \ell_1\!\left(\frac{d^s_{ij}}{\mu_s}, \frac{d^t_{ij}}{\mu_t}\right),
+              \quad d_{ij} = \|f_i - f_j\|_2
 
     ℓ₁ is the Huber loss with δ = 1, μ the mean of the nonzero distances of the batch. Distances are not squared.
     Unchanged by rotating, shifting or scaling either side.
 
     Args:
-        student_embedding: (B, D). teacher_embedding: (B, D'); B ≥ 2.
+        student_embedding: (B, D), B ≥ 2.
+        teacher_embedding: (B, D').
 
     Raises:
-        TypeError: not floating-point tensors. ValueError: not (B, D), other batch sizes, or a batch of one.
+        TypeError: embeddings that are not floating-point tensors.
+        ValueError: embeddings that are not (B, D), batches that differ, or a batch of one.
 
     Reference: Park et al. 2019, *Relational Knowledge Distillation*, arXiv:1904.05068. Their weights: 1 (25 in
     RepDistiller).
@@ -45,19 +47,21 @@ def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> T
 
 
 def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """RKD-A: the angle that two samples make at a third should be the teacher's.
+    r"""RKD-A: the angle that two samples make at a third should be the teacher's.
 
-    .. math:: \\frac{1}{B^3} \\sum_{ijk} \\ell_1\\big(\\langle e^s_{ij}, e^s_{kj} \\rangle,
-              \\langle e^t_{ij}, e^t_{kj} \\rangle\\big), \\quad e_{ij} = \\frac{f_i - f_j}{\\|f_i - f_j\\|_2}
+    .. math:: \frac{1}{B^3} \sum_{ijk} \ell_1\big(\langle e^s_{ij}, e^s_{kj} \rangle,
+              \langle e^t_{ij}, e^t_{kj} \rangle\big), \quad e_{ij} = \frac{f_i - f_j}{\|f_i - f_j\|_2}
 
     An angle is measured between *differences* at the vertex j, over all triplets: it is not the cosine between
     embeddings. Unchanged by rotating, shifting or scaling either side. Time and memory grow as B³.
 
     Args:
-        student_embedding: (B, D). teacher_embedding: (B, D'); B ≥ 2.
+        student_embedding: (B, D), B ≥ 2.
+        teacher_embedding: (B, D').
 
     Raises:
-        TypeError, ValueError: as :func:`rkd_distance_loss`.
+        TypeError: as :func:`rkd_distance_loss`.
+        ValueError: as :func:`rkd_distance_loss`.
 
     Reference: Park et al. 2019, arXiv:1904.05068. Their weight: 2 (50 in RepDistiller).
 
@@ -70,18 +74,20 @@ def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tens
 
 
 def similarity_preserving_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
-    """SP: samples that excite the teacher alike should excite the student alike.
+    r"""SP: samples that excite the teacher alike should excite the student alike.
 
-    .. math:: \\frac{1}{B^2} \\| G_s - G_t \\|_F^2, \\quad G = \\text{rows of } F F^\\top \\text{ scaled to length 1}
+    .. math:: \frac{1}{B^2} \| G_s - G_t \|_F^2, \quad G = \text{rows of } F F^\top \text{ scaled to length 1}
 
     F is the feature with everything after the batch flattened. Each *row of the Gram matrix* is normalised, which is
     not the same as the cosine between features. Unchanged by rotating or scaling either side, but not by shifting it.
 
     Args:
-        student_feature: (B, …). teacher_feature: (B, …), any trailing shape; B ≥ 2.
+        student_feature: (B, …), B ≥ 2.
+        teacher_feature: (B, …), of any trailing shape.
 
     Raises:
-        TypeError, ValueError: as :func:`rkd_distance_loss`.
+        TypeError: as :func:`rkd_distance_loss`.
+        ValueError: as :func:`rkd_distance_loss`.
 
     Reference: Tung & Mori 2019, *Similarity-Preserving Knowledge Distillation*, arXiv:1907.09682. Their weight: 3000.
 
@@ -97,20 +103,23 @@ def similarity_preserving_loss(student_feature: Tensor, teacher_feature: Tensor)
 def correlation_congruence_loss(
     student_embedding: Tensor, teacher_embedding: Tensor, *, order: int = 2, gamma: float = 0.4
 ) -> Tensor:
-    """CC: the matrix of kernel similarities within the batch should be the teacher's.
+    r"""CC: the matrix of kernel similarities within the batch should be the teacher's.
 
-    .. math:: \\frac{1}{B^2} \\| K(f_s) - K(f_t) \\|_F^2, \\quad
-              K_{ij} = \\sum_{p=0}^{P} e^{-2\\gamma} \\frac{(2\\gamma)^p}{p!} \\langle f_i, f_j \\rangle^p
+    .. math:: \frac{1}{B^2} \| K(f_s) - K(f_t) \|_F^2, \quad
+              K_{ij} = \sum_{p=0}^{P} e^{-2\gamma} \frac{(2\gamma)^p}{p!} \langle f_i, f_j \rangle^p
 
     Rows of f are scaled to length 1, where the sum is the Taylor series of the Gaussian kernel
     exp(-γ‖f_i - f_j‖²): with growing ``order`` P it becomes that kernel. Unrelated to contrastive (CRD) losses.
 
     Args:
-        student_embedding: (B, D). teacher_embedding: (B, D'); B ≥ 2.
-        order: P ≥ 1, highest power of the series. gamma: γ > 0, inverse squared width of the kernel.
+        student_embedding: (B, D), B ≥ 2.
+        teacher_embedding: (B, D').
+        order: P ≥ 1, highest power of the series.
+        gamma: γ > 0, inverse squared width of the kernel.
 
     Raises:
-        TypeError, ValueError: as :func:`rkd_distance_loss`; also order below 1 or gamma not above 0.
+        TypeError: as :func:`rkd_distance_loss`.
+        ValueError: as :func:`rkd_distance_loss`; also P < 1 or γ ≤ 0.
 
     Reference: Peng et al. 2019, *Correlation Congruence for Knowledge Distillation*, arXiv:1904.01802 (P = 2, γ = 0.4).
 
@@ -119,8 +128,7 @@ def correlation_congruence_loss(
     True
     """
     student, teacher = batch_pair(student_embedding, teacher_embedding, "embeddings", ndim=2)
-    if order < 1:
-        raise ValueError(f"order must be 1 or more, not {order!r}; order 0 sees no similarity at all")
+    at_least(order, 1, "order")
     kernels = [_taylor_kernel(embedding, order, positive(gamma, "gamma")) for embedding in (student, teacher)]
     return F.mse_loss(*kernels)
 
@@ -133,23 +141,25 @@ def irg_loss(
     edge_weight: float = 1.0,
     transform_weight: float = 1.0,
 ) -> Tensor:
-    """IRG: match the instance relationship graph of a batch, layer by layer, and how it changes between layers.
+    r"""IRG: match the instance relationship graph of a batch, layer by layer, and how it changes between layers.
 
-    .. math:: \\frac{w_v}{B} \\| f^L_s - f^L_t \\|_F^2 + \\frac{w_e}{B^2} \\sum_l \\| A^l_s - A^l_t \\|_F^2
-              + \\frac{w_\\tau}{B} \\sum_{l<L} \\| \\Lambda^l_s - \\Lambda^l_t \\|^2
+    .. math:: \frac{w_v}{B} \| f^L_s - f^L_t \|_F^2 + \frac{w_e}{B^2} \sum_l \| A^l_s - A^l_t \|_F^2
+              + \frac{w_\tau}{B} \sum_{l<L} \| \Lambda^l_s - \Lambda^l_t \|^2
 
     Vertices are the samples' features in the last layer, edges their squared distances A_ij = ‖f_i - f_j‖² / max, and
     the transformation is how far each sample moves from one layer to the next, Λ_i = ‖f_i^{l+1} - f_i^l‖² / max.
 
     Args:
-        student_features: (B, D), or a list with one tensor per layer. teacher_features: likewise, with as many layers.
-        vertex_weight, edge_weight, transform_weight: w_v, w_e, w_τ ≥ 0. Vertices need student and teacher of one
-            width in the last layer; the transformation needs layers of one width within each network. A weight of 0
-            lifts the need.
+        student_features: (B, …), or a list with one tensor per layer; B ≥ 2.
+        teacher_features: likewise, with the same number of layers.
+        vertex_weight: w_v ≥ 0. Unless it is 0, student and teacher need one width in the last layer.
+        edge_weight: w_e ≥ 0. Edges compare any two widths.
+        transform_weight: w_τ ≥ 0. Unless it is 0, the layers of each network need one width.
 
     Raises:
-        TypeError, ValueError: as :func:`rkd_distance_loss`; also widths that a term with a weight cannot compare, and a
-            weight below 0.
+        TypeError: as :func:`rkd_distance_loss`.
+        ValueError: as :func:`rkd_distance_loss`; also other numbers of layers, widths that a term with a weight cannot
+            compare, or a weight below 0.
 
     Reference: Liu et al. 2019, *Knowledge Distillation via Instance Relationship Graph*, CVPR; distances scaled by
     their maximum as in the authors' Caffe layers. Unlike there, the gradient passes through the maximum.
@@ -160,14 +170,11 @@ def irg_loss(
     """
     students = [student_features] if isinstance(student_features, Tensor) else list(student_features)
     teachers = [teacher_features] if isinstance(teacher_features, Tensor) else list(teacher_features)
-    if len(students) != len(teachers) or not students:
-        raise ValueError(
-            f"{len(students)} student layers and {len(teachers)} teacher layers must be as many, and one at least"
-        )
+    pairs = layer_pairs(students, teachers)
     not_negative(vertex_weight, "vertex_weight")
     not_negative(edge_weight, "edge_weight")
     not_negative(transform_weight, "transform_weight")
-    pairs = [batch_pair(s, t, "features") for s, t in zip(students, teachers, strict=True)]
+    pairs = [batch_pair(s, t, "features") for s, t in pairs]
     layers_s, layers_t = ([layer.flatten(1) for layer in side] for side in zip(*pairs, strict=True))
 
     loss = edge_weight * sum(F.mse_loss(_edges(s), _edges(t)) for s, t in zip(layers_s, layers_t, strict=True))
@@ -181,18 +188,20 @@ def irg_loss(
 
 
 def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """PKT: for each sample, the probability of picking every sample as its neighbour should be the teacher's.
+    r"""PKT: for each sample, the probability of picking every sample as its neighbour should be the teacher's.
 
-    .. math:: \\frac{1}{B} \\sum_i KL(t_{i\\cdot} \\,\\|\\, s_{i\\cdot}), \\quad
-              p_{ij} = \\frac{1 + \\cos(f_i, f_j)}{\\sum_k (1 + \\cos(f_i, f_k))}
+    .. math:: \frac{1}{B} \sum_i KL(t_{i\cdot} \,\|\, s_{i\cdot}), \quad
+              p_{ij} = \frac{1 + \cos(f_i, f_j)}{\sum_k (1 + \cos(f_i, f_k))}
 
     The reference code averages over B² entries instead of summing over each row; that value is this one divided by B.
 
     Args:
-        student_embedding: (B, D). teacher_embedding: (B, D'); B ≥ 2.
+        student_embedding: (B, D), B ≥ 2.
+        teacher_embedding: (B, D').
 
     Raises:
-        TypeError, ValueError: as :func:`rkd_distance_loss`.
+        TypeError: as :func:`rkd_distance_loss`.
+        ValueError: as :func:`rkd_distance_loss`.
 
     Reference: Passalis & Tefas 2018, *Learning Deep Representations with Probabilistic Knowledge Transfer*,
     arXiv:1803.10837.

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_course.losses._arguments import (
+from kd_course._validation import (
+    at_least,
     batch_pair,
     floating_pair,
     floating_tensor,
     fraction,
+    labelled_logits,
     logit_pair,
     logit_table,
     not_negative,
@@ -26,22 +28,24 @@ from kd_course.losses._geometry import centred, unit
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """T² times the Kullback-Leibler divergence from the student's to the teacher's softened probabilities.
+    r"""T² times the Kullback-Leibler divergence from the student's to the teacher's softened probabilities.
 
-    .. math:: T^2 \\cdot \\frac{1}{B} \\sum_b \\sum_c t_{T,bc} \\, (\\log t_{T,bc} - \\log s_{T,bc})
+    .. math:: T^2 \cdot \frac{1}{B} \sum_b \sum_c t_{T,bc} \, (\log t_{T,bc} - \log s_{T,bc})
 
     T² undoes the 1/T² by which softening shrinks the gradient, so the balance with a hard-label loss does not
     move when T does. The gradient is ``T (s_T - t_T) / B``.
 
     Args:
-        student_logits: (B, C). teacher_logits: (B, C).
+        student_logits: (B, C).
+        teacher_logits: (B, C).
         temperature: T > 0, dimensionless; 1 leaves the probabilities as they are.
 
     Returns:
         A scalar in nats, averaged over the batch; 0 exactly where the two sets of logits differ by a constant per row.
 
     Raises:
-        TypeError: logits that are not floating-point tensors. ValueError: shapes that differ or are not (B, C), T ≤ 0.
+        TypeError: logits that are not floating-point tensors.
+        ValueError: shapes that differ or are not (B, C), or T ≤ 0.
 
     Reference: Hinton, Vinyals & Dean 2015, *Distilling the Knowledge in a Neural Network*, arXiv:1503.02531.
 
@@ -58,24 +62,27 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
 def kd_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *, temperature: float, alpha: float
 ) -> Tensor:
-    """Hinton's distillation loss: hard labels and soft targets, blended.
+    r"""Hinton's distillation loss: hard labels and soft targets, blended.
 
-    .. math:: (1 - \\alpha) \\cdot CE(y, s) + \\alpha \\cdot T^2 \\cdot KL(t_T \\,\\|\\, s_T)
+    .. math:: (1 - \alpha) \cdot CE(y, s) + \alpha \cdot T^2 \cdot KL(t_T \,\|\, s_T)
 
     **α weights the soft targets**, here and everywhere in this course. α = 0 is plain cross-entropy and does not
     look at the teacher; α = 1 does not look at the labels, which may then be None (unlabelled transfer data).
 
     Args:
-        student_logits: (B, C). teacher_logits: (B, C).
-        labels: class numbers, int64, (B,); None allowed at α = 1.
-        temperature: T > 0, used for the soft term only. alpha: weight of the soft term, in [0, 1].
+        student_logits: (B, C).
+        teacher_logits: (B, C).
+        labels: class numbers, (B,); None allowed at α = 1.
+        temperature: T > 0, used for the soft term only.
+        alpha: weight of the soft term, in [0, 1].
 
     Returns:
         A scalar in nats, averaged over the batch.
 
     Raises:
-        TypeError, ValueError: as :func:`soft_target_loss`; also α outside [0, 1], labels missing at α < 1, or labels
-        that are not class numbers of the batch.
+        TypeError: as :func:`soft_target_loss`; also labels that are not a tensor.
+        ValueError: as :func:`soft_target_loss`; also α outside [0, 1], labels missing at α < 1, or labels that are not
+            class numbers of the batch.
 
     Reference: Hinton, Vinyals & Dean 2015, arXiv:1503.02531.
 
@@ -87,24 +94,26 @@ def kd_loss(
         return soft_target_loss(student_logits, teacher_logits, temperature=temperature)
     if labels is None:
         raise ValueError("labels are needed at alpha < 1; pass them, or set alpha=1 for unlabelled data")
-    hard = F.cross_entropy(*_labelled(student_logits, labels))
+    hard = F.cross_entropy(*labelled_logits(student_logits, labels))
     if alpha == 0:
         return hard
     return (1 - alpha) * hard + alpha * soft_target_loss(student_logits, teacher_logits, temperature=temperature)
 
 
 def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Mean squared difference of the logits, over batch and classes.
+    r"""Mean squared difference of the logits, over batch and classes.
 
-    .. math:: \\frac{1}{BC} \\sum_{bc} (z_{s,bc} - z_{t,bc})^2
+    .. math:: \frac{1}{BC} \sum_{bc} (z_{s,bc} - z_{t,bc})^2
 
     The high-temperature limit of distillation: T²·KL tends to half this value once each row is centred.
 
     Args:
-        student_logits: (B, C). teacher_logits: (B, C).
+        student_logits: (B, C).
+        teacher_logits: (B, C).
 
     Raises:
-        TypeError, ValueError: as :func:`soft_target_loss`.
+        TypeError: as :func:`soft_target_loss`.
+        ValueError: shapes that differ or are not (B, C).
 
     References: Ba & Caruana 2014, *Do Deep Nets Really Need to be Deep?*, arXiv:1312.6184; Hinton et al. 2015,
     section 2.1.
@@ -116,18 +125,21 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def probability_mse_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """Mean squared difference of the softened probabilities, over batch and classes.
+    r"""Mean squared difference of the softened probabilities, over batch and classes.
 
-    .. math:: \\frac{1}{BC} \\sum_{bc} (s_{T,bc} - t_{T,bc})^2
+    .. math:: \frac{1}{BC} \sum_{bc} (s_{T,bc} - t_{T,bc})^2
 
     Its gradient passes through the softmax and fades as 1/T², like that of the KL before the T²: added to a
     cross-entropy at T = 5 it all but vanishes. It is here to be measured (notebook 03), not to be recommended.
 
     Args:
-        student_logits: (B, C). teacher_logits: (B, C). temperature: T > 0.
+        student_logits: (B, C).
+        teacher_logits: (B, C).
+        temperature: T > 0.
 
     Raises:
-        TypeError, ValueError: as :func:`soft_target_loss`.
+        TypeError: as :func:`soft_target_loss`.
+        ValueError: as :func:`soft_target_loss`.
 
     >>> probability_mse_loss(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 0.0]]), temperature=1).item()
     0.0
@@ -145,22 +157,24 @@ def regression_kd_loss(
     alpha: float = 1.0,
     margin: float | None = None,
 ) -> Tensor:
-    """Distillation for regression: follow the targets and the teacher's real-valued predictions.
+    r"""Distillation for regression: follow the targets and the teacher's real-valued predictions.
 
-    .. math:: (1 - \\alpha) \\cdot \\overline{(f_s - y)^2} + \\alpha \\cdot \\overline{(f_s - f_t)^2}
+    .. math:: (1 - \alpha) \cdot \overline{(f_s - y)^2} + \alpha \cdot \overline{(f_s - f_t)^2}
 
     Unlike probabilities, a teacher's numbers can be wrong without limit. With a ``margin`` m the teacher is only a
     bound: the second term becomes the student's own squared error ‖f_s - y‖², counted for those samples where it plus m
     exceeds the teacher's, and 0 for the others.
 
     Args:
-        student_prediction: (B, …). teacher_prediction: the same shape.
+        student_prediction: (B, …).
+        teacher_prediction: the same shape.
         targets: y, the same shape; needed at α < 1 and with a margin.
-        alpha: weight of the teacher's term, in [0, 1]. margin: m ≥ 0, in squared units of y; None for no bound.
+        alpha: weight of the teacher's term, in [0, 1].
+        margin: m ≥ 0, in squared units of y; None for no bound.
 
     Raises:
-        TypeError: not floating-point tensors. ValueError: shapes that differ, α or margin out of range, targets
-            missing.
+        TypeError: predictions or targets that are not floating-point tensors.
+        ValueError: shapes that differ, α or margin out of range, or targets missing.
 
     Reference: Chen et al. 2017, *Learning Efficient Object Detection Models with Knowledge Distillation*, NeurIPS
     (the bound).
@@ -169,8 +183,8 @@ def regression_kd_loss(
     4.0
     """
     student, teacher = floating_pair(student_prediction, teacher_prediction, "predictions")
-    if margin is not None and not margin >= 0:
-        raise ValueError(f"margin must be 0 or more (squared units of the target), not {margin!r}")
+    if margin is not None:
+        at_least(margin, 0, "margin")
     if fraction(alpha, "alpha") == 1 and margin is None:
         return F.mse_loss(student, teacher)
     if targets is None:
@@ -191,9 +205,9 @@ def regression_kd_loss(
 
 
 def standardize_logits(logits: Tensor) -> Tensor:
-    """Each row of logits with mean 0 and sample standard deviation 1 (n - 1 in the denominator).
+    r"""Each row of logits with mean 0 and sample standard deviation 1 (n - 1 in the denominator).
 
-    .. math:: (z_{bc} - \\bar z_b) / \\sqrt{\\textstyle\\sum_c (z_{bc} - \\bar z_b)^2 / (C - 1)}
+    .. math:: (z_{bc} - \bar z_b) / \sqrt{\textstyle\sum_c (z_{bc} - \bar z_b)^2 / (C - 1)}
 
     Before a softened softmax it frees the student from copying the teacher's logit *range*: only the shape counts.
     Unchanged by adding a constant to a row or multiplying it by a positive one. A constant row gives zeros.
@@ -202,7 +216,8 @@ def standardize_logits(logits: Tensor) -> Tensor:
         logits: (B, C), C ≥ 2.
 
     Raises:
-        TypeError: not floating point. ValueError: not (B, C).
+        TypeError: logits that are not a floating-point tensor.
+        ValueError: logits that are not (B, C).
 
     Reference: Sun et al. 2024, *Logit Standardization in Knowledge Distillation*, arXiv:2403.01427.
 
@@ -218,26 +233,31 @@ def standardize_logits(logits: Tensor) -> Tensor:
 def dkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, alpha: float, beta: float, temperature: float
 ) -> Tensor:
-    """DKD: the soft-target loss taken apart, so that its two halves can be weighed.
+    r"""DKD: the soft-target loss taken apart, so that its two halves can be weighed.
 
-    .. math:: T^2 \\cdot \\frac{1}{B} \\sum_b \\big[ \\alpha \\, KL(b_t \\,\\|\\, b_s)
-              + \\beta \\, KL(\\hat t_T \\,\\|\\, \\hat s_T) \\big]
+    .. math:: T^2 \cdot \frac{1}{B} \sum_b \big[ \alpha \, KL(b_t \,\|\, b_s)
+              + \beta \, KL(\hat t_T \,\|\, \hat s_T) \big]
 
-    The first divergence (target class, TCKD) compares ``b = (p_y, 1 - p_y)``, how sure each is of the label; the second
-    (non-target class, NCKD) compares ``p̂_T``, the softened softmax over all *other* classes. In the soft-target loss
-    NCKD carries the weight ``1 - t_y``, next to nothing where the teacher is sure: α = 1, β = 1 - t_y is that loss
-    again, sample by sample. Here α weighs one soft half against the other; add the cross-entropy yourself.
+    The first divergence (target class, TCKD) compares ``b = (p_y, 1 - p_y)``, how confident each is of the label; the
+    second (non-target class, NCKD) compares ``p̂_T``, the softened softmax over all *other* classes. In the soft-target
+    loss NCKD carries the weight ``1 - t_y``, next to nothing where the teacher is confident: α = 1, β = 1 - t_y is that
+    loss again, sample by sample. Here α weighs one soft half against the other; add the cross-entropy yourself.
 
     Args:
-        student_logits: (B, C). teacher_logits: (B, C). labels: class numbers, int64, (B,).
-        alpha: weight of TCKD, ≥ 0; the paper's is 1. beta: weight of NCKD, ≥ 0; the paper's is 1 to 8.
+        student_logits: (B, C).
+        teacher_logits: (B, C).
+        labels: class numbers, (B,).
+        alpha: weight of TCKD, ≥ 0; the paper's is 1.
+        beta: weight of NCKD, ≥ 0; the paper's is 1 to 8.
         temperature: T > 0.
 
     Returns:
         A scalar in nats, averaged over the batch.
 
     Raises:
-        TypeError, ValueError: as :func:`kd_loss`; also a weight below 0.
+        TypeError: as :func:`kd_loss`.
+        ValueError: as :func:`soft_target_loss`; also a weight below 0, or labels that are not class numbers of the
+            batch.
 
     Reference: Zhao et al. 2022, *Decoupled Knowledge Distillation*, arXiv:2203.08679.
 
@@ -246,7 +266,7 @@ def dkd_loss(
     0.5023
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
-    student, labels = _labelled(student, labels)
+    student, labels = labelled_logits(student, labels)
     positive(temperature, "temperature")
     others = F.one_hot(labels, student.shape[1]) == 0  # (B, C)
     target, rest = [], []
@@ -262,24 +282,27 @@ def dkd_loss(
 def dist_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, beta: float, gamma: float, temperature: float
 ) -> Tensor:
-    """DIST: the student should rank as the teacher does, classes within a sample and samples within a class.
+    r"""DIST: the student should rank as the teacher does, classes within a sample and samples within a class.
 
-    .. math:: T^2 \\Big[ \\beta \\big(1 - \\tfrac{1}{B} \\sum_b \\rho(s_{T,b\\cdot}, t_{T,b\\cdot})\\big)
-              + \\gamma \\big(1 - \\tfrac{1}{C} \\sum_c \\rho(s_{T,\\cdot c}, t_{T,\\cdot c})\\big) \\Big]
+    .. math:: T^2 \Big[ \beta \big(1 - \tfrac{1}{B} \sum_b \rho(s_{T,b\cdot}, t_{T,b\cdot})\big)
+              + \gamma \big(1 - \tfrac{1}{C} \sum_c \rho(s_{T,\cdot c}, t_{T,\cdot c})\big) \Big]
 
     ρ is Pearson's correlation, of the rows of softened probabilities (between classes) and of their columns (within a
-    class, over the batch). It does not see scale and shift, so a student may be less sure than a strong teacher.
+    class, over the batch). It does not see scale and shift, so a student may be less confident than a strong teacher.
 
     Args:
-        student_logits: (B, C), B ≥ 2. teacher_logits: (B, C).
-        beta: weight between classes, ≥ 0. gamma: weight within classes, ≥ 0. temperature: T > 0.
+        student_logits: (B, C), B ≥ 2.
+        teacher_logits: (B, C).
+        beta: weight between classes, ≥ 0.
+        gamma: weight within classes, ≥ 0.
+        temperature: T > 0.
 
     Returns:
         A scalar, each bracket in [0, 2]; a row or column without spread counts as uncorrelated, 1.
 
     Raises:
         TypeError: logits that are not floating-point tensors.
-        ValueError: shapes that differ or are not (B, C), a batch of one, a weight below 0, T ≤ 0.
+        ValueError: shapes that differ or are not (B, C), a batch of one, a weight below 0, or T ≤ 0.
 
     Reference: Huang et al. 2022, *Knowledge Distillation from A Stronger Teacher*, arXiv:2205.10536.
 
@@ -298,19 +321,3 @@ def _correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:
     """Pearson's correlation along ``dim``; 0 where one of the two does not vary."""
     first, second = (unit(centred(values, dim), dim) for values in (first, second))
     return (first * second).sum(dim)
-
-
-def _labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and labels as cross-entropy wants them, or a sentence that says what is wrong with them."""
-    logits = logit_table(logits, "student logits")
-    batch, classes = logits.shape
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor of class numbers, not {type(labels).__name__}; use torch.tensor(…)")
-    if labels.is_floating_point() or labels.shape != (batch,):
-        raise ValueError(
-            f"labels must be {batch} whole class numbers of shape ({batch},), "
-            f"not {labels.dtype} of shape {tuple(labels.shape)}; for one-hot labels pass labels.argmax(1)"
-        )
-    if labels.device.type == "cpu" and not (0 <= int(labels.min()) and int(labels.max()) < classes):
-        raise ValueError(f"labels must lie in 0..{classes - 1}, not {int(labels.min())}..{int(labels.max())}")
-    return logits, labels.long()

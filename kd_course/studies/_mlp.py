@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_course.data import Batch, Data
-from kd_course.evaluation import errors, measure
+from kd_course.evaluation import errors, evaluate_logits
 from kd_course.inference import predict
 from kd_course.losses import kd_loss
 from kd_course.models import mlp
@@ -30,4 +30,4 @@ def student(
     adam = partial(torch.optim.Adam, lr=rate)
     fit(network, objective, data.train, epochs=epochs, seed=seed, optimizer=adam, schedule=cosine, progress=False)
     teacher_errors = errors(data.test.teacher_logits, data.test.labels)
-    return measure(predict(network, data.test), data.test) | {"teacher_errors": teacher_errors}
+    return evaluate_logits(predict(network, data.test), data.test) | {"teacher_errors": teacher_errors}

@@ -1,9 +1,9 @@
 """Every method of the course, alone and added to Hinton's distillation, on one budget.
 
-300 labelled images drawn by the seed, 600 steps, five seeds or more. Each entry has three trials on the same images
-and the one with the fewest validation errors is read on the test set: the student from scratch tries three learning
+300 labelled images drawn by the seed, 600 steps, five seeds or more. Each entry has three trials on the same images,
+and the one with the fewest validation errors is measured on the test set: the student from scratch tries three learning
 rates, distillation three temperatures, every other method three weights around its reference default. So all are tuned
-with the same effort, and the luck of the best of three is the same for all.
+with the same effort, and all have the same luck of the best of three.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from kd_course import losses
 from kd_course.comparison import league
 from kd_course.data import Batch, Data, Split
-from kd_course.evaluation import errors, holm, measure
+from kd_course.evaluation import errors, evaluate_logits, holm
 from kd_course.inference import predict, predict_features
 from kd_course.models import StudentNet
 from kd_course.plots import COLOURS, MARKERS
 from kd_course.runtime import seeded
-from kd_course.studies._study import Claim, Study, gain, with_answers
+from kd_course.studies._claims import improvement, saves_errors
+from kd_course.studies._study import Arm, Study, load_with_teacher
 from kd_course.teachers import load_teacher
 from kd_course.training import cosine, fit
 
@@ -117,13 +118,39 @@ METHODS: dict[str, tuple[float, Term, Callable[[Tensor], nn.Module] | None]] = {
     "PKT": (1_000, _on("embedding", losses.pkt_loss), None),
 }
 ON_LOGITS = ("logit MSE", "DKD", "DIST", "standardised logits")  # in the place of soft targets, so not beside them
+FAMILIES = {
+    "response": {
+        "logit MSE": "logit_mse",
+        "DKD": "dkd",
+        "DIST": "dist",
+        "standardised logits": "standardised_logits",
+    },
+    "feature": {
+        "hints": "hints",
+        TWO_STAGES: "hints_two_stages",
+        "attention transfer": "attention_transfer",
+        "InfoNCE": "info_nce",
+        "CRD": "crd",
+    },
+    "relation": {
+        "RKD distance": "rkd_distance",
+        "RKD angle": "rkd_angle",
+        "RKD both": "rkd_both",
+        "similarity preserving": "similarity_preserving",
+        "correlation congruence": "correlation_congruence",
+        "IRG": "irg",
+        "PKT": "pkt",
+    },
+}
+"""The methods of each family, and what the keys of their claims begin with."""
+KD, SCRATCH = {"method": "KD"}, {"method": "scratch"}
 
 
 def entry(
     data: Data, seed: int, *, method: str, with_kd: bool, trials: Sequence[float], labels: int, steps: int
 ) -> Mapping[str, float]:
     """One entry of the league: the best of its trials by validation errors, measured on the test set."""
-    train = data.train.take(labels, seed=seed)
+    train = data.train.sample(labels, seed=seed)
     stages = ["stage1", "stage2", "embedding"]
     train = train.with_features(predict_features(load_teacher(data), train, stages))
     found = []
@@ -131,7 +158,7 @@ def entry(
         network = _train(train, seed, data.classes, method=method, with_kd=with_kd, trial=trial, steps=steps)
         found.append((errors(predict(network, data.validation), data.validation.labels), trial, network))
     validation, chosen, network = min(found, key=lambda each: each[0])
-    return measure(predict(network, data.test), data.test) | {"validation_errors": validation, "chosen": chosen}
+    return evaluate_logits(predict(network, data.test), data.test) | {"validation_errors": validation, "chosen": chosen}
 
 
 def _train(train: Split, seed: int, classes: int, *, method: str, with_kd: bool, trial: float, steps: int) -> nn.Module:
@@ -205,13 +232,19 @@ def figure(runs: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
 
     names = ["KD", *METHODS]
+    saved = {  # by method, and whether it is added to KD
+        (name, with_kd and name != "KD"): improvement(
+            runs, "errors", method={"method": name, "with_kd": with_kd}, baseline=SCRATCH
+        )
+        for name, with_kd in set(zip(runs["method"], runs["with_kd"], strict=True))
+    }
     canvas, ax = plt.subplots(figsize=(9, 7))
-    for offset, role, form, label in (
-        (-0.18, "scratch", "{}", "alone"),
-        (0.18, "distilled", "{} + KD", "added to KD"),
+    for offset, role, added, label in (
+        (-0.18, "scratch", False, "alone"),
+        (0.18, "distilled", True, "added to KD"),
     ):
-        places = [place for place, name in enumerate(names) if form.format(name) in set(runs["recipe"])]
-        cells = [gain(runs, "errors", of=form.format(names[place]), over="scratch") for place in places]
+        places = [place for place, name in enumerate(names) if (name, added) in saved]
+        cells = [saved[names[place], added] for place in places]
         ax.errorbar(
             [cell.mean for cell in cells],
             [place + offset for place in places],
@@ -223,7 +256,7 @@ def figure(runs: pd.DataFrame) -> Figure:
             label=label,
         )
     ax.axvline(0, color="black", linewidth=1)
-    ax.axvline(gain(runs, "errors", of="KD", over="scratch").mean, color=COLOURS["teacher"], linestyle=":", label="KD")
+    ax.axvline(saved["KD", False].mean, color=COLOURS["teacher"], linestyle=":", label="KD")
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlabel("test errors of 10,000 saved against scratch (right is better)")
@@ -231,51 +264,57 @@ def figure(runs: pd.DataFrame) -> Figure:
     return canvas
 
 
+# fmt: off
+CLAIMS = (
+    *(saves_errors(f"{key}_beats_kd", {"method": name, "with_kd": False}, KD,
+        f"{name}, 300 labels: alone it makes fewer errors than Hinton's distillation.",
+        unit="test errors saved against KD", family=family)
+      for family, methods in FAMILIES.items() for name, key in methods.items()),
+    *(saves_errors(f"{key}_adds_to_kd", {"method": name, "with_kd": True}, KD,
+        f"{name}, 300 labels: added to Hinton's distillation it makes fewer errors than distillation alone.",
+        unit="test errors saved against KD", family=family)
+      for family, methods in FAMILIES.items() for name, key in methods.items() if name not in ON_LOGITS),
+)
+# fmt: on
+
+
 def study(*, fast: bool = False) -> Study:
-    """The study; see :class:`~kd_course.studies.Study`."""
+    """The study; see :class:`~kd_course.studies.Study`.
+
+    Args:
+        fast: token trainings.
+    """
     budget = {"labels": 300, "steps": 10 if fast else 600}
     few = slice(1) if fast else slice(None)
-    recipes = {
-        "scratch": partial(entry, method="scratch", with_kd=False, trials=TRIALS["rate"][few], **budget),
-        "KD": partial(entry, method="KD", with_kd=True, trials=TRIALS["temperature"][few], **budget),
+
+    def arm(method: str, family: str, trials: str, *, with_kd: bool) -> Arm:
+        columns = {"method": method, "with_kd": with_kd}
+        return Arm(partial(entry, **columns, trials=TRIALS[trials][few], **budget), {"family": family, **columns})
+
+    arms = {
+        "scratch": arm("scratch", "baseline", "rate", with_kd=False),
+        "KD": arm("KD", "baseline", "temperature", with_kd=True),
     }
-    for name in METHODS:
-        trials = TRIALS["share" if name == TWO_STAGES else "weight"][few]
-        recipes[name] = partial(entry, method=name, with_kd=False, trials=trials, **budget)
-        if name not in ON_LOGITS:
-            recipes[f"{name} + KD"] = partial(entry, method=name, with_kd=True, trials=trials, **budget)
+    for family, methods in FAMILIES.items():
+        for name in methods:
+            trials = "share" if name == TWO_STAGES else "weight"
+            arms[name] = arm(name, family, trials, with_kd=False)
+            if name not in ON_LOGITS:
+                arms[f"{name} + KD"] = arm(name, family, trials, with_kd=True)
     return Study(
         question="Which method helps a small student most, alone and added to distillation, on one budget?",
-        load=partial(with_answers, teacher="cnn", fast=fast),
-        recipes=recipes,
+        load=partial(load_with_teacher, teacher="cnn", fast=fast),
+        arms=arms,
         table=table,
         figure=figure,
-        claims=(
-            *(
-                Claim(
-                    f"{name}, 300 labels: alone it makes fewer errors than Hinton's distillation.",
-                    "test errors saved against KD",
-                    partial(gain, metric="errors", of=name, over="KD"),
-                )
-                for name in METHODS
-            ),
-            *(
-                Claim(
-                    f"{name}, 300 labels: added to Hinton's distillation it makes fewer errors than that alone.",
-                    "test errors saved against KD",
-                    partial(gain, metric="errors", of=f"{name} + KD", over="KD"),
-                )
-                for name in METHODS
-                if name not in ON_LOGITS
-            ),
-        ),
-        would_change=(
+        claims=CLAIMS,
+        limitations=(
             "The regime: 300 images, 600 steps, one pair of networks, digits. The published tables come from "
             "CIFAR-100 and ImageNet, with all labels and hundreds of epochs. More trials per method might find "
             "weights that three did not: where the largest of the three was chosen in most seeds (`chosen` in the "
-            "result file), a larger one might be better. A method with several knobs (CRD, DKD, IRG) had only one "
-            "of them tuned; the learning rate was on trial for scratch alone, T for KD alone, and the KD beside a "
-            "method had T = 8. The teacher saw 55,000 labels, so every method here is also a way to hand on what "
+            "result file), a larger one might be better. A method with several hyper-parameters (CRD, DKD, IRG) had "
+            "only one of them tuned; the learning rate was tuned for scratch alone, T for KD alone, and the KD beside "
+            "a method had T = 8. The teacher saw 55,000 labels, so every method here is also a way to pass on what "
             "they taught it."
         ),
     )

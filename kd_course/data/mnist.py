@@ -1,0 +1,247 @@
+"""MNIST's four files: found, downloaded, verified and read. Nothing with another checksum is ever called MNIST here."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_course.data.split import Split
+from kd_course.runtime import download_folder
+
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""SHA-256 of the four unpacked files."""
+
+ARCHIVES_MD5 = {
+    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+"""MD5 of the packed files (``.gz``) that the servers offer, as torchvision lists them."""
+
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
+SECONDS = 5.0  # how long the course waits for a server to answer at all; twice that inside a download
+
+
+class DataError(RuntimeError):
+    """A data file is missing, damaged, or not what was asked for; the message says which and what to do."""
+
+
+def find_mnist() -> Path:
+    """Find intact MNIST files, or download them.
+
+    Returns:
+        The folder that holds the four files.
+
+    Raises:
+        DataError: there is none and none can be downloaded, or ``$KD_COURSE_DATA`` is set and not usable.
+    """
+    if wanted := os.environ.get("KD_COURSE_DATA"):
+        raw = _raw_folder(Path(wanted))
+        if faults := _faults(raw):
+            raise DataError(
+                f"KD_COURSE_DATA={wanted} has no usable MNIST: {'; '.join(faults)}. "
+                f"Put the four IDX files in {raw}, or unset KD_COURSE_DATA"
+            )
+        return raw
+    raw = _raw_folder(download_folder())
+    if raw.is_dir():
+        faults = _faults(raw)
+        if not faults:
+            return raw
+        if damaged := [fault for fault in faults if not fault.endswith("is missing")]:
+            warnings.warn(f"Not using damaged MNIST files: {'; '.join(damaged)}. Fetching them again.", stacklevel=4)
+    try:
+        return _download(raw)
+    except ImportError as error:
+        raise DataError(f"MNIST is downloaded with pooch and requests ({error}); pip install pooch requests") from error
+
+
+def read_mnist(raw: Path) -> dict[str, Split]:
+    """Read the four files of a folder that :func:`find_mnist` found.
+
+    Args:
+        raw: the folder.
+
+    Returns:
+        The splits ``"train"`` and ``"test"``, each with all samples of its file, in the file's order.
+
+    Raises:
+        DataError: a file is not what its name says.
+    """
+    splits = {}
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        images = _read_idx(raw / f"{prefix}-images-idx3-ubyte", 28, 28)[:, None]
+        labels = _read_idx(raw / f"{prefix}-labels-idx1-ubyte").long()
+        splits[part] = Split(images, labels, torch.arange(len(labels)), f"mnist/{part}")
+    return splits
+
+
+def as_mnist(value: list[int]) -> Tensor:
+    """Prepare a drawing as the makers of MNIST prepared theirs.
+
+    Its box is scaled to 20 pixels on the longer side, keeping its proportions, and its centre of mass is put in the
+    middle of the image. A network that has only seen digits of this size and place recognises no others. An empty
+    drawing stays empty.
+
+    Reference: LeCun, Cortes & Burges, *The MNIST database of handwritten digits*.
+
+    Args:
+        value: 784 pixels, 0 (paper) to 255 (ink), row by row.
+
+    Returns:
+        The image, uint8, (1, 28, 28).
+    """
+    drawing = torch.tensor(value, dtype=torch.float32).view(28, 28)
+    rows, columns = (drawing.amax(dim).nonzero().squeeze(1) for dim in (1, 0))
+    if len(rows) == 0:
+        return torch.zeros(1, 28, 28, dtype=torch.uint8)
+    box = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = 20 / max(box.shape)
+    size = [max(1, round(side * scale)) for side in box.shape]
+    box = F.interpolate(box[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
+    mass = box / box.sum()
+    height, width = box.shape
+    centre = (mass.sum(1) @ torch.arange(height).float(), mass.sum(0) @ torch.arange(width).float())
+    top, left = (min(max(round(14 - float(at)), 0), 28 - side) for at, side in zip(centre, box.shape, strict=True))
+    image = F.pad(box, (left, 28 - width - left, top, 28 - height - top))
+    return image.round().clamp(0, 255).to(torch.uint8)[None]
+
+
+def _raw_folder(root: Path) -> Path:
+    """torchvision's layout: ``root/MNIST/raw``; the folder with the files itself is welcome too."""
+    return root if (root / "train-images-idx3-ubyte").is_file() else root / "MNIST" / "raw"
+
+
+def _faults(raw: Path) -> list[str]:
+    """What is wrong with the MNIST files in ``raw``, one sentence per file; an empty list if nothing is."""
+    faults = []
+    for file, expected in MNIST_SHA256.items():
+        path = raw / file
+        if not path.is_file():
+            faults.append(f"{path} is missing")
+        elif _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) != expected:
+            faults.append(f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes, SHA-256 differs)")
+    return faults
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, modified: int, size: int) -> str:
+    """SHA-256 of a file, computed once per version of it (``modified`` and ``size`` are the cache's key)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_idx(path: Path, *shape: int) -> Tensor:
+    """The uint8 samples (N, *shape) of an IDX file: first type, N and shape as big-endian int32, then the bytes."""
+    header = np.fromfile(path, ">i4", count=2 + len(shape)).tolist()
+    values = np.fromfile(path, np.uint8, offset=4 * len(header))
+    samples, rest = divmod(values.size, math.prod(shape))
+    if rest or header != [0x0801 + len(shape), samples, *shape]:  # 08: unsigned bytes; then the number of dimensions
+        raise DataError(f"{path} is not the MNIST file it is named after: {values.size:,} bytes follow header {header}")
+    return torch.from_numpy(values).view(samples, *shape)
+
+
+def _download(raw: Path) -> Path:
+    """Fetch the four files beside ``raw``, check every one, and only then move them in, one rename each.
+
+    Two kernels that start at once each fetch into a folder of their own; whoever is second renames the same bytes over
+    the first's, so neither ever sees half a file. Nor does whoever comes after a kernel that died.
+    """
+    faults = {}
+    for mirror in _answering():
+        try:
+            raw.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(dir=raw.parent, prefix=".download-")
+        except OSError as error:
+            raise DataError(
+                f"MNIST cannot be kept in {raw.parent} ({error}); set KD_COURSE_DATA to a folder that holds it"
+            ) from error
+        with folder as fetched:
+            try:
+                _fetch(mirror, Path(fetched))
+                raw.mkdir(exist_ok=True)
+                for file in MNIST_SHA256:
+                    os.replace(Path(fetched, file), raw / file)
+                return raw
+            except (OSError, ValueError) as error:  # a broken connection, a full disk; another checksum
+                faults[mirror] = " ".join(str(error).split())
+    if faults:
+        raise DataError(
+            "downloading MNIST failed: " + "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
+        )
+    raise DataError("no MNIST files on this machine and no download server answers")
+
+
+def _fetch(mirror: str, folder: Path) -> None:
+    """Download and unpack the four files into ``folder``; raises if one of them is not what it should be."""
+    import pooch
+    from tqdm import tqdm
+
+    archives = {f"{file}.gz": f"md5:{checksum}" for file, checksum in ARCHIVES_MD5.items()}
+    library = pooch.create(folder, mirror, registry=archives, retry_if_failed=1)
+    for file in ARCHIVES_MD5:
+        # The total is a placeholder: pooch puts the true one in, and takes a bar without any for no bar.
+        with _quiet(pooch.get_logger()), tqdm(total=1, desc=file, unit="B", unit_scale=True, leave=False) as bar:
+            get = pooch.HTTPDownloader(progressbar=bar, chunk_size=65_536, timeout=2 * SECONDS)
+            library.fetch(f"{file}.gz", processor=pooch.Decompress(name=file), downloader=get)
+    if faults := _faults(folder):
+        raise ValueError("; ".join(faults))
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Run a block with only this logger's warnings, then restore its level."""
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _answering() -> Iterator[str]:
+    """The mirrors that offer MNIST, each as soon as it answers and none later than :data:`SECONDS`.
+
+    All are asked at once, each in a daemon thread: no time limit of a request covers a name look-up that hangs, and an
+    executor would wait for it when Python exits.
+    """
+    import requests
+
+    answers: SimpleQueue[str | None] = SimpleQueue()
+
+    def ask(mirror: str) -> None:
+        answer = None
+        smallest = f"{mirror}t10k-labels-idx1-ubyte.gz"  # asked for and not read, because some servers refuse HEAD
+        with suppress(OSError, ValueError), requests.get(smallest, stream=True, timeout=SECONDS) as response:
+            answer = mirror if response.ok else None
+        answers.put(answer)
+
+    for mirror in MIRRORS:
+        Thread(target=ask, args=[mirror], daemon=True).start()
+    deadline = time.monotonic() + SECONDS
+    with suppress(Empty):
+        for _ in MIRRORS:
+            if mirror := answers.get(timeout=max(0.0, deadline - time.monotonic())):
+                yield mirror

@@ -1,0 +1,432 @@
+"""How an exercise checks itself, and what every exercise of the course promises."""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kd_course import checks
+from kd_course.checks._exercise import (
+    NAN_GRADIENT,
+    NO_GRADIENT,
+    OVERWRITTEN,
+    WRONG_GRADIENT,
+    Exercise,
+    Given,
+    Mistake,
+    NotStarted,
+    Verdict,
+    as_expected,
+    ask,
+    close,
+    require,
+    unchanged,
+)
+from kd_course.runtime import seeded
+
+MODULES = [name for _, name, _ in pkgutil.iter_modules(checks.__path__) if name.startswith("notebook_")]
+
+
+def _there(module):  # TEMPORARY
+    try:
+        return import_module(f"kd_course.checks.{module}")
+    except (ImportError, NameError):
+        return None
+
+
+MODULES = [module for module in MODULES if _there(module)]  # TEMPORARY
+EXERCISES = {
+    f"{module[-2:]} {name}": exercise
+    for module in MODULES
+    for name, exercise in vars(import_module(f"kd_course.checks.{module}")).items()
+    if isinstance(exercise, Exercise)
+}
+MISTAKES = [
+    pytest.param(exercise, text, function, id=f"{name} - {text[:60]}")
+    for name, exercise in EXERCISES.items()
+    for text, function in exercise.wrong_functions()
+]
+
+
+def verdict_of(submission: Any, *, of: tuple[Any, ...], **changes: Any) -> Verdict:
+    """The verdict of a small exercise on the arguments ``of``: by default, twice the argument."""
+    fields = {"task": "t", "solution": lambda x: 2 * x, "mistakes": {}, "praise": "yes.", "otherwise": "no.", **changes}
+    return Exercise(inputs=[each if isinstance(each, Given) else Given(each) for each in of], **fields)(submission)
+
+
+def double(submission: Any) -> Verdict:
+    """The verdict of an exercise with several mistakes and two inputs."""
+    return verdict_of(
+        submission,
+        of=(3.0, Given(-1.0, otherwise="right above zero, but {answer} should be {expected}.")),
+        mistakes={
+            "this squares; add the number to itself.": lambda x: x * x,
+            "one operation too few, or too many.": (lambda x: x, lambda x: 2 * x + 1),
+            "this is twice the absolute value.": lambda x: 2 * abs(x),
+        },
+        praise="well doubled.",
+        otherwise="{answer} is not {expected}, twice three.",
+    )
+
+
+# --- the verdict ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "sign", "truth"),
+    [("solved", "✅ Solved", True), ("open", "✏️ Not started", False), ("wrong", "❌ Not yet", False)],
+)
+def test_a_verdict_is_true_only_when_solved(state: str, sign: str, truth: bool):
+    verdict = Verdict(state, "one sentence.")
+    assert bool(verdict) is truth
+    assert repr(verdict) == f"{sign}: one sentence."
+
+
+@pytest.mark.parametrize("right", [lambda x: x + x, lambda x: torch.tensor([2 * x]), np.double(2).__mul__])
+def test_a_right_answer_is_praised(right: Callable):
+    assert double(right) == Verdict("solved", "well doubled.")
+
+
+@pytest.mark.parametrize("stub", [None, ..., lambda x: None, lambda x: ...])
+def test_an_untouched_stub_is_open(stub: object):
+    assert double(stub).state == "open"
+
+
+@pytest.mark.parametrize(
+    ("submission", "says"),
+    [
+        (lambda x: x * x, "this squares; add the number to itself."),
+        (lambda x: x, "one operation too few, or too many."),
+        (lambda x: 2 * x + 1, "one operation too few, or too many."),
+        (lambda x: 2 * abs(x), "this is twice the absolute value."),
+        (lambda x: 5.0, "5 is not 6, twice three."),
+        (lambda x: math.nan, "nan is not 6, twice three."),
+        (lambda x: max(2 * x, 0), "right above zero, but 0 should be -2."),
+        (lambda x: "6", "return one number, not str; leave the formatting to the cell that prints it."),
+        (lambda x: [6.0], "return one number, not list; leave the formatting to the cell that prints it."),
+        (lambda: 6.0, "your code raised TypeError: "),
+        (lambda x: 1 / 0, "your code raised ZeroDivisionError: division by zero"),
+        (lambda x: sys.exit("enough"), "your code raised SystemExit: enough"),
+        (6.0, "pass the function itself (without calling it), not float."),
+        ("double", "pass the function itself (without calling it), not str."),
+        (torch.tensor(6.0), "pass the function itself (without calling it), not Tensor."),
+    ],
+)
+def test_a_wrong_answer_is_named_and_nothing_is_raised(submission: object, says: str):
+    verdict = double(submission)
+    assert verdict.state == "wrong"
+    assert verdict.message.startswith(says)
+
+
+def test_an_interrupt_is_not_swallowed():
+    """A learner who stops a loop that never ends must be able to."""
+
+    def endless(x: float) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        double(endless)
+
+
+def test_an_exercise_shows_its_task():
+    task = "`submission(x)` is 2x."
+    exercise = Exercise(task=task, inputs=[], solution=abs, mistakes={}, praise="", otherwise="")
+    assert repr(exercise) == f"Exercise: {task}"
+
+
+# --- what an exercise looks at --------------------------------------------------------------------------------------
+
+X = torch.tensor([1.0, 2.0, 4.0])
+
+
+def test_a_mistake_of_another_shape_or_full_of_nan_is_named_all_the_same():
+    mistakes = {"a mean too many.": lambda x: (2 * x).mean(), "logarithm.": lambda x: (-x).log()}
+    assert verdict_of(lambda x: (2 * x).mean(), of=(X,), mistakes=mistakes).message == "a mean too many."
+    assert verdict_of(lambda x: x * math.nan, of=(X,), mistakes=mistakes).message == "logarithm."
+    assert verdict_of(lambda x: x[:2], of=(X,), mistakes=mistakes).message == (
+        "the result has shape (2,); it should be (3,)."
+    )
+
+
+def test_a_mistake_that_errs_does_not_hide_another():
+    mistakes = {"index.": lambda x: x[7], "half.": lambda x: x / 2}
+    assert verdict_of(lambda x: x / 2, of=(X,), mistakes=mistakes).message == "half."
+
+
+def test_a_rule_comes_before_the_comparison_and_a_mistake_before_the_rule():
+    rules = {"the order changes.": lambda answer, x: bool((answer.argsort() == x.argsort()).all())}
+    mistakes = {"the sign is reversed.": lambda x: -2 * x}
+    assert verdict_of(lambda x: 4 / x, of=(X,), rules=rules, mistakes=mistakes).message == "the order changes."
+    assert verdict_of(lambda x: -2 * x, of=(X,), rules=rules, mistakes=mistakes).message == "the sign is reversed."
+    assert verdict_of(lambda x: 3 * x, of=(X,), rules=rules, mistakes=mistakes).message == "no."
+    assert verdict_of(lambda x: 2 * x, of=(X,), rules=rules, mistakes=mistakes)
+
+
+def test_many_answers_may_be_right():
+    """``accepts`` sees the answer and the arguments; the form is still the solution's."""
+    options = {"accepts": lambda answer, x: bool((answer > x).all()), "mistakes": {"half.": lambda x: x / 2}}
+    assert verdict_of(lambda x: x + 1, of=(X,), **options)
+    assert verdict_of(lambda x: x - 1, of=(X,), **options).message == "no."
+    assert verdict_of(lambda x: x / 2, of=(X,), **options).message == "half."
+    assert "shape (2,)" in verdict_of(lambda x: x[:2] + 1, of=(X,), **options).message
+
+
+def test_a_probe_calls_the_function_as_it_likes():
+    options = {"probe": lambda function, x: torch.stack([function(each) for each in x])}
+    assert verdict_of(lambda x: float(x) * torch.tensor(2.0), of=(X,), **options)
+    assert verdict_of(lambda x: x, of=(X,), **options).message == "no."
+    assert verdict_of(lambda x: ..., of=(X,), **options).state == "open"
+
+
+def test_a_view_forgives_what_does_not_matter():
+    options = {"view": lambda answer, x: answer - answer[0], "mistakes": {"half.": lambda x: x / 2}}
+    assert verdict_of(lambda x: 2 * x + 7, of=(X,), **options)
+    assert verdict_of(lambda x: x / 2 - 7, of=(X,), **options).message == "half."
+    assert verdict_of(lambda x: 3 * x, of=(X,), **options).message == "no."
+
+
+@pytest.mark.parametrize(
+    ("square", "says"),
+    [
+        (lambda x: x.square(), "yes."),
+        (lambda x: x.square().detach(), NO_GRADIENT),
+        (lambda x: torch.tensor(x.square().tolist()), NO_GRADIENT),
+        (lambda x: x * x.detach(), "only one of the two factors passes the gradient."),
+        (lambda x: x.square().detach() + 0 * x, WRONG_GRADIENT),
+        (lambda x: x.square() + 0 * (x - x).sqrt(), NAN_GRADIENT),
+        (lambda x: torch.zeros(3, requires_grad=True) + x.square().detach(), WRONG_GRADIENT),
+    ],
+)
+def test_a_gradient_is_compared_where_it_matters(square: Callable, says: str):
+    mistakes = {
+        "this doubles.": lambda x: 2 * x,
+        "only one of the two factors passes the gradient.": lambda x: x * x.detach(),
+    }
+    options = {"solution": lambda x: x * x, "mistakes": mistakes}
+    assert verdict_of(square, of=(X,), gradient=(0,), **options).message == says
+    assert verdict_of(square, of=(X,), **options)
+
+
+def test_a_function_that_writes_into_its_argument_is_refused_and_spoils_nothing():
+    def spoil(x: Tensor) -> Tensor:
+        answer = 2 * x
+        x.zero_()
+        return answer
+
+    solution = {"solution": lambda batch: 2 * batch["z"][0]}
+    given, nested = Given(X.clone()), Given({"z": [X.clone()]})
+    for _ in range(2):
+        assert verdict_of(spoil, of=(given,)).message == OVERWRITTEN
+        assert verdict_of(lambda batch: spoil(batch["z"][0]), of=(nested,), **solution).message == OVERWRITTEN
+        assert verdict_of(lambda batch: 2 * batch.pop("z")[0], of=(nested,), **solution).message == OVERWRITTEN
+    assert verdict_of(lambda x: 2 * x, of=(given,))
+    assert verdict_of(lambda batch: 2 * batch["z"][0], of=(nested,), **solution)
+
+
+# --- the helpers ----------------------------------------------------------------------------------------------------
+
+
+def test_ask_passes_everything_on():
+    assert ask(lambda a, b, *, c: (a, b, c), 1, 2, c=3) == (1, 2, 3)
+    with pytest.raises(NotStarted):
+        ask(lambda a: ..., 1)
+
+
+@pytest.mark.parametrize("answer", [0, 0.0, False, ""])
+def test_zero_is_an_answer(answer: object):
+    assert ask(lambda: answer) == answer
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        2,
+        2.0,
+        np.float64(2),
+        np.float32(2),
+        torch.tensor(2.0),
+        torch.tensor([[2]]),
+        torch.tensor(2.0, requires_grad=True),
+    ],
+)
+def test_a_number_may_be_of_any_type(number: object):
+    assert as_expected(number, 1.0) == 2
+    assert isinstance(as_expected(number, 1.0), float)
+
+
+@pytest.mark.parametrize("number", [2, 2.0, np.float64(2), torch.tensor(2.0)])
+def test_a_number_counts_as_a_scalar_tensor(number: object):
+    answer = as_expected(number, torch.tensor(1.0))
+    assert isinstance(answer, Tensor)
+    assert answer.shape == ()
+    assert answer.item() == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "says"),
+    [
+        ([[1.0]], torch.zeros(2, 3), r"a tensor of shape \(2, 3\), not list"),
+        (1.0, torch.zeros(2), r"a tensor of shape \(2,\), not float"),
+        (np.zeros(2), torch.zeros(2), r"a tensor of shape \(2,\), not ndarray"),
+        (torch.zeros(3, 2), torch.zeros(2, 3), r"has shape \(3, 2\); it should be \(2, 3\)"),
+        (torch.zeros(2), 1.0, "one number, not Tensor"),
+        ("1", 1.0, "one number, not str"),
+        (abs, 1.0, "one number, not builtin_function_or_method"),
+    ],
+)
+def test_another_type_or_shape_is_named(answer: object, expected: object, says: str):
+    with pytest.raises(Mistake, match=says):
+        as_expected(answer, expected)
+
+
+def test_an_answer_of_another_kind_is_left_to_the_exercise():
+    assert as_expected({"a": 1}, {"b": 2}) == {"a": 1}
+
+
+def test_close_is_absolute_and_relative():
+    assert close(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.00001]))
+    assert close(torch.tensor(1e6), 1e6 + 5)
+    assert close(torch.tensor(1e-7), 0.0)
+    assert not close(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.001]))
+    assert close(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.001]), tolerance=0.01)
+
+
+def test_close_compares_any_floating_type_and_a_scalar_with_each_element():
+    assert close(torch.full((2, 3), 0.5, dtype=torch.float16), torch.full((2, 3), 0.5, dtype=torch.float64))
+    assert close(torch.full((2, 3), 0.5), 0.5)
+    assert close(torch.full((2, 3), 0.5, requires_grad=True), 0.5)
+    assert close(0.5, 0.5)
+
+
+@pytest.mark.parametrize("answer", [math.nan, math.inf])
+def test_nothing_agrees_with_nan_nor_a_number_with_infinity(answer: float):
+    assert not close(torch.tensor(answer), 1.0)
+    assert not close(torch.tensor(1.0), answer)
+    assert not close(torch.tensor(math.nan), math.nan)
+
+
+def test_whole_numbers_agree_only_with_whole_numbers():
+    """An answer of integers must not make the expected value an integer too."""
+    assert close(torch.tensor([1, 2]), torch.tensor([1.0, 2.0]))
+    assert not close(torch.tensor(4), 4.7)
+    assert not close(torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), 0.4))
+
+
+def test_require_speaks_the_given_text():
+    require(True, "unused")
+    with pytest.raises(Mistake, match=r"^say this$"):
+        require(False, "say this")
+
+
+def test_unchanged_looks_into_lists_and_dicts():
+    before = {"a": [torch.tensor([1.0, math.nan]), 3], "b": (torch.tensor(True),)}
+    assert unchanged({"a": [torch.tensor([1.0, math.nan]), 4], "b": (torch.tensor(True),)}, before)
+    assert not unchanged({"a": [torch.tensor([2.0, math.nan]), 3], "b": (torch.tensor(True),)}, before)
+    assert not unchanged({"a": [torch.tensor([1.0, math.nan]), 3], "b": (torch.tensor(False),)}, before)
+    assert not unchanged({"a": [torch.tensor([1.0, math.nan])], "b": (torch.tensor(True),)}, before)
+    assert not unchanged({"a": before["a"]}, before)
+    assert not unchanged([torch.zeros(2, 1)], [torch.zeros(2)])
+
+
+# --- every exercise of the course -----------------------------------------------------------------------------------
+
+every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict | list | tuple):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from tensors_in(value)
+
+
+def test_every_notebook_has_exercises():
+    assert {name[:2] for name in EXERCISES} == {module[-2:] for module in MODULES} >= {f"{n:02}" for n in range(7)}
+
+
+@every_exercise
+def test_every_exercise_speaks_in_sentences(exercise: Exercise):
+    texts = [*exercise.mistakes, *exercise.rules, exercise.praise, exercise.otherwise]
+    texts += [given.otherwise for given in exercise.inputs if given.otherwise]
+    assert exercise.task.startswith("`submission(")
+    for text in (exercise.task, *texts):
+        assert text == " ".join(text.split())
+        assert text.endswith((".", ".)", "?"))
+    assert not any("{" in text for text in [*exercise.mistakes, *exercise.rules]), "only `otherwise` is filled in"
+
+
+@every_exercise
+def test_every_solution_is_solved(exercise: Exercise):
+    assert exercise(exercise.solution) == Verdict("solved", exercise.praise)
+
+
+@pytest.mark.parametrize(("exercise", "text", "function"), MISTAKES)
+def test_every_mistake_is_refused_in_its_own_words(exercise: Exercise, text: str, function: Callable):
+    assert exercise(function) == Verdict("wrong", text)
+
+
+@every_exercise
+@pytest.mark.parametrize("stub", [None, ..., lambda *_, **__: ..., lambda *_, **__: None])
+def test_every_exercise_leaves_an_untouched_stub_open(exercise: Exercise, stub: object):
+    assert exercise(stub).state == "open"
+
+
+@every_exercise
+def test_no_check_draws_from_the_notebooks_random_numbers(exercise: Exercise):
+    """Running a check once more must not change what a later cell draws (networks are built in checks too)."""
+    with seeded(0):
+        expected = torch.rand(1)
+    for submission in (exercise.solution, lambda *_, **__: torch.rand(1)):
+        with seeded(0):
+            exercise(submission)
+            assert torch.equal(torch.rand(1), expected)
+
+
+@every_exercise
+def test_no_check_ever_raises_or_accepts_nonsense(exercise: Exercise):
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("my own bug")
+
+    verdict = exercise(broken)
+    assert verdict.state == "wrong"
+    assert "RuntimeError: my own bug" in verdict.message
+    zeros = torch.zeros(3, 4)
+    nonsense = [0, -1.0, math.nan, math.inf, "text", [], (), {}, zeros, zeros.long(), zeros + math.nan, np.zeros(3)]
+    for answer in nonsense:
+        assert exercise(lambda *_, answer=answer, **__: answer).state == "wrong", answer
+    for no_function in (1, "text", [], {}, zeros):
+        assert exercise(no_function).state == "wrong"
+
+
+@every_exercise
+def test_no_submission_spoils_an_exercise_for_the_next_one(exercise: Exercise):
+    """Whoever overwrites the arguments after a right answer reads so, and the exercise is what it was."""
+    overwritten = []
+
+    def spoil(*arguments: Any, **options: Any) -> Any:
+        answer = exercise.solution(*arguments, **options)
+        if isinstance(answer, Tensor):
+            answer = answer.clone()
+        with torch.no_grad():
+            overwritten.extend(tensor.fill_(7) for tensor in tensors_in([arguments, options]))
+        return answer
+
+    verdict = exercise(spoil)
+    if overwritten and exercise.probe is None:  # a probe may pass on a copy
+        assert verdict.message == OVERWRITTEN
+    assert exercise(exercise.solution)
+
+
+@pytest.mark.parametrize("exercise", [pytest.param(each, id=name) for name, each in EXERCISES.items() if each.gradient])
+def test_a_value_without_its_gradient_is_refused(exercise: Exercise):
+    assert exercise(lambda *arguments: exercise.solution(*arguments).detach()).state == "wrong"

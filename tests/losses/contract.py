@@ -1,0 +1,342 @@
+"""What every loss promises, whatever it computes. A :class:`Case` says what is special about one loss.
+
+A promise is a function that takes a case and asserts something of it. ``cases.py`` has the table, ``test_contract.py``
+holds every case to every promise, and the family files use promises to catch deliberate mistakes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from oracles import Loss, graph_size
+from torch import Tensor
+from torch.testing import assert_close
+
+HALF = (torch.float16, torch.bfloat16)
+FULL = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something done to inputs. It changes one set of ``places`` at a time: as a rule the student, then the teacher."""
+
+    name: str
+    apply: Callable[[Tensor], Tensor]
+    places: tuple[tuple[int, ...], ...] = ((0,), (1,))
+
+    def versions(self, inputs: tuple) -> list[tuple]:
+        """The inputs with each set of places changed."""
+        return [
+            tuple(self.apply(value) if i in places else value for i, value in enumerate(inputs))
+            for places in self.places
+        ]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that must fail, with the names and numbers that its message must give.
+
+    Attributes:
+        name: what is wrong with the call.
+        says: pieces of the message, in any order: the argument and what was given for it.
+        arguments: what is passed; None for good inputs.
+        options: what is passed besides the options of the case.
+        error: what must be raised.
+        call: what is called, without the options of the case; None for the case itself.
+    """
+
+    name: str
+    says: tuple[str, ...]
+    arguments: tuple | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    error: type[Exception] = ValueError
+    call: Loss | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss with fixed options, and what it promises beyond the contract.
+
+    Attributes:
+        loss: what ``kd_course.losses`` exports.
+        inputs: float64 tensors (and labels) for ``inputs(batch, seed)``; dimension 0 of each is the batch.
+        options: the keyword arguments.
+        variant: tells several cases of one loss apart.
+        call: calls the loss with those inputs, where it wants them otherwise: as lists, or through a module.
+        rows: shape of the result for one sample; None for a loss, which gives one number for the batch.
+        zero_at_equal: how far from 0 the value may be where the student equals the teacher; None without the promise.
+        zero_gradient: how far from 0 its gradient may be there.
+        mean_over_samples: whether the value of a batch is the mean over its samples.
+        least: the smallest batch.
+        invariant_to: what leaves the value alone.
+        changed_by: what must not.
+        refuses: what raises.
+        precision: relative error of the value in float32.
+        apart_from: promises that this case does not give, by name, with the reason.
+    """
+
+    loss: Loss
+    inputs: Callable[..., tuple]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
+    call: Loss | None = None
+    rows: tuple[int, ...] | None = None
+    zero_at_equal: float | None = None
+    zero_gradient: float = 1e-15
+    mean_over_samples: bool = False
+    least: int = 1
+    invariant_to: tuple[Change, ...] = ()
+    changed_by: tuple[Change, ...] = ()
+    refuses: tuple[Refusal, ...] = ()
+    precision: float = 1e-5
+    apart_from: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor:
+        return (self.call or self.loss)(*inputs, **{**self.options, **options})
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.loss.__name__, self.variant)))
+
+
+def of(case: Case, promise: Callable[..., None], *more: Any) -> Callable[[Loss], None]:
+    """``promise`` as a property of any function that is called as the loss of ``case`` is."""
+
+    def holds(loss: Loss) -> None:
+        promise(replace(case, loss=loss, call=None), *more)
+
+    holds.__name__ = "-".join([promise.__name__, *(each.name for each in more)])
+    return holds
+
+
+# Tools.
+
+
+def floats(inputs: tuple) -> list[int]:
+    """The places of the inputs that have a derivative."""
+    return [i for i, value in enumerate(inputs) if value.is_floating_point()]
+
+
+def cast(inputs: tuple, dtype: torch.dtype) -> tuple:
+    return tuple(value.to(dtype) if value.is_floating_point() else value for value in inputs)
+
+
+def prepared(inputs: tuple, places: list[int]) -> tuple:
+    """Fresh copies, of which those at ``places`` ask for a gradient."""
+    return tuple(value.detach().clone().requires_grad_(i in places) for i, value in enumerate(inputs))
+
+
+def one_number(value: Tensor) -> Tensor:
+    """The value of a loss; of rows, a sum in which every element counts differently."""
+    return value if value.ndim == 0 else (value * torch.linspace(1, 2, value.numel()).view_as(value)).sum()
+
+
+def value_and_gradients(case: Case, inputs: tuple, places: list[int] | None = None) -> tuple[Tensor, list[Tensor]]:
+    """The value, and the gradient at each place, by default at all that have one."""
+    places = floats(inputs) if places is None else places
+    inputs = prepared(inputs, places)
+    value = case(*inputs)
+    one_number(value).backward()
+    assert all(inputs[i].grad is not None for i in places), f"no gradient arrived at one of {places}"
+    return value.detach(), [inputs[i].grad for i in places]
+
+
+def same_value(found: Tensor, expected: Tensor, rtol: float = 1e-9) -> None:
+    assert_close(found, expected, rtol=rtol, atol=1e-13)
+
+
+# Promises.
+
+
+def gives_one_float_for_the_batch_or_a_row_for_each_sample(case: Case) -> None:
+    for batch in (case.least, 6):
+        value = case(*case.inputs(batch))
+        assert value.shape == (() if case.rows is None else (batch, *case.rows))
+        assert value.isfinite().all()
+
+
+def is_zero_with_a_zero_gradient_at_equal_inputs(case: Case) -> None:
+    for batch in (case.least, 6):
+        student, _, *rest = case.inputs(batch)
+        value, (found, *_) = value_and_gradients(case, (student, student.clone(), *rest), [0])
+        assert abs(value.item()) <= case.zero_at_equal
+        assert found.abs().max() <= case.zero_gradient
+
+
+def is_positive_elsewhere(case: Case) -> None:
+    for seed in range(20):
+        assert case(*case.inputs(4, seed)) > 1e-6
+
+
+def does_not_depend_on_the_order_of_the_batch(case: Case) -> None:
+    inputs = case.inputs(7)
+    for seed in range(3):
+        order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
+        value = case(*inputs)
+        same_value(case(*(each[order] for each in inputs)), value if case.rows is None else value[order])
+
+
+def depends_on_who_is_who(case: Case) -> None:
+    first, *rest = case.inputs(7)
+    assert abs(case(first.roll(1, 0), *rest) / case(first, *rest) - 1) > 1e-9
+
+
+def is_the_mean_over_the_samples(case: Case) -> None:
+    inputs = case.inputs(6)
+    alone = [case(*(each[[i]] for each in inputs)) for i in range(6)]
+    same_value(case(*inputs), torch.stack(alone).mean() if case.rows is None else torch.cat(alone))
+
+
+def passes_gradcheck_in_every_input(case: Case) -> None:
+    inputs = case.inputs(max(3, case.least))
+    assert torch.autograd.gradcheck(case, prepared(inputs, floats(inputs)))
+
+
+def computes_in_float32_or_wider_and_gives_gradients_of_the_inputs_type(case: Case) -> None:
+    for dtype in (*HALF, *FULL):
+        inputs = cast(case.inputs(), dtype)
+        exact, exact_gradients = value_and_gradients(case, cast(inputs, torch.float64))
+        value, gradients = value_and_gradients(case, inputs)
+        assert value.dtype == torch.promote_types(dtype, torch.float32)
+        assert_close(value.double(), exact, rtol=case.precision, atol=1e-12 if case.rows is None else 1e-6)
+        for found, expected in zip(gradients, exact_gradients, strict=True):
+            assert found.dtype == dtype
+            assert_close(found.double(), expected, rtol=1e-2 if dtype in HALF else 1e-4, atol=1e-6)
+
+
+def computes_in_the_finer_of_two_types(case: Case) -> None:
+    inputs = case.inputs()
+    first, second, *_ = floats(inputs)
+    for a, b, expected in (
+        (torch.float16, torch.float64, torch.float64),
+        (torch.float64, torch.bfloat16, torch.float64),
+        (torch.float16, torch.bfloat16, torch.float32),
+    ):
+        mixed = [value.to(a) if value.is_floating_point() else value for value in inputs]
+        mixed[first], mixed[second] = inputs[first].to(a), inputs[second].to(b)
+        assert case(*mixed).dtype == expected
+
+
+def extremes(value: Tensor) -> list[Tensor]:
+    """What an input of this type may look like at worst: twins, zeros, constants, and numbers far too large."""
+    twins, one_zero, one_huge = (value.clone() for _ in range(3))
+    twins[0], one_zero[2], one_huge[2] = twins[3], 0, 1e4
+    nothing, huge = torch.zeros_like(value), 1e4 * value.sign()
+    return [twins, one_zero, one_huge, nothing, nothing + 3, huge, -huge] + [
+        size * value for size in (1e-8, 1e4) if value.dtype in FULL
+    ]
+
+
+def is_finite_at_zeros_repeats_and_extremes(case: Case) -> None:
+    for dtype in (*HALF, *FULL):
+        inputs = cast(case.inputs(5), dtype)
+        places = floats(inputs)
+        worst = {i: extremes(inputs[i]) for i in places}
+        for kind in range(len(worst[places[0]])):
+            hard = [tuple(worst[i][kind] if i in chosen else value for i, value in enumerate(inputs))
+                    for chosen in (*([i] for i in places), places)]  # fmt: skip
+            if case.zero_at_equal is not None:
+                hard.append((worst[0][kind], worst[0][kind].clone(), *inputs[2:]))
+            for each in hard:
+                value, gradients = value_and_gradients(case, each)
+                assert value.isfinite().all(), (dtype, kind)
+                assert all(found.isfinite().all() for found in gradients), (dtype, kind)
+
+
+def tiny_and_huge_inputs_keep_the_value(case: Case) -> None:
+    for dtype in FULL:
+        inputs = cast(case.inputs(), dtype)
+        value = case(*inputs)
+        for size in (1e-8, 1e4):
+            resize = Change("size", lambda each, size=size: size * each, (*scale.places, tuple(floats(inputs))))
+            for changed in resize.versions(inputs):
+                found, gradients = value_and_gradients(case, changed)
+                assert_close(found, value, rtol=1e-4, atol=1e-6)
+                assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def takes_as_many_operations_for_a_large_batch_as_for_a_small_one(case: Case) -> None:
+    small, large = (graph_size(one_number(case(*prepared(case.inputs(batch), [0])))) for batch in (3, 30))
+    assert small == large  # a Python loop over samples would leave its operations in the graph
+
+
+def leaves_its_inputs_alone(case: Case) -> None:
+    inputs = case.inputs()
+    given = prepared(inputs, floats(inputs))
+    one_number(case(*given)).backward()
+    assert all(torch.equal(a, b) for a, b in zip(given, inputs, strict=True))
+    assert all(value._version == 0 for value in given)  # not even written to and restored
+
+
+def gives_the_same_bits_again_and_draws_no_random_number(case: Case) -> None:
+    inputs, state = case.inputs(), torch.get_rng_state()
+    (value, gradients), (again, same) = (value_and_gradients(case, inputs) for _ in range(2))
+    assert torch.equal(value, again)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, same, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def takes_a_teacher_without_gradient(case: Case) -> None:
+    inputs = case.inputs()
+    value, (expected, *_) = value_and_gradients(case, inputs)
+    alone, (found,) = value_and_gradients(case, inputs, [0])
+    assert torch.equal(alone, value)
+    assert torch.equal(found, expected)
+    with torch.no_grad():
+        assert torch.equal(case(*inputs), value)
+
+
+def is_unchanged_by(case: Case, change: Change) -> None:
+    inputs = case.inputs(5)
+    for changed in change.versions(inputs):
+        same_value(case(*changed), case(*inputs))
+
+
+def is_changed_by(case: Case, change: Change) -> None:
+    with pytest.raises(AssertionError):
+        is_unchanged_by(case, change)
+
+
+def refuses(case: Case, refusal: Refusal) -> None:
+    arguments = case.inputs(3) if refusal.arguments is None else refusal.arguments
+    with pytest.raises(refusal.error) as raised:
+        (refusal.call or case)(*arguments, **refusal.options)
+    assert type(raised.value) is refusal.error
+    for piece in refusal.says:
+        assert mentions(str(raised.value), piece), f"{piece!r} is not in {str(raised.value)!r}"
+
+
+def mentions(message: str, piece: str) -> bool:
+    """Whether ``piece`` stands in ``message`` as words and numbers of its own: 1 is not part of 10, of -1 or of 1.5."""
+    return re.search(rf"(?<![\w-])(?<!\d\.){re.escape(piece)}(?!\w|\.\d)", message) is not None
+
+
+scale = Change("scale", lambda value: 1e-3 * value)  # the one change that a promise, and not only a case, asks about
+
+# Each promise, and which cases give it.
+PROMISES: dict[Callable[[Case], None], Callable[[Case], bool]] = {
+    gives_one_float_for_the_batch_or_a_row_for_each_sample: lambda case: True,
+    is_zero_with_a_zero_gradient_at_equal_inputs: lambda case: case.zero_at_equal is not None,
+    is_positive_elsewhere: lambda case: case.zero_at_equal is not None,
+    does_not_depend_on_the_order_of_the_batch: lambda case: True,
+    depends_on_who_is_who: lambda case: len(case.inputs()) > 1,
+    is_the_mean_over_the_samples: lambda case: case.mean_over_samples,
+    passes_gradcheck_in_every_input: lambda case: True,
+    computes_in_float32_or_wider_and_gives_gradients_of_the_inputs_type: lambda case: True,
+    computes_in_the_finer_of_two_types: lambda case: len(floats(case.inputs())) > 1,
+    is_finite_at_zeros_repeats_and_extremes: lambda case: True,
+    tiny_and_huge_inputs_keep_the_value: lambda case: any(change.name == scale.name for change in case.invariant_to),
+    takes_as_many_operations_for_a_large_batch_as_for_a_small_one: lambda case: True,
+    leaves_its_inputs_alone: lambda case: True,
+    gives_the_same_bits_again_and_draws_no_random_number: lambda case: True,
+    takes_a_teacher_without_gradient: lambda case: len(floats(case.inputs())) > 1,
+}
+
+
+def gives(case: Case, promise: Callable[[Case], None]) -> bool:
+    """Whether ``case`` has to keep ``promise``."""
+    return PROMISES[promise](case) and promise.__name__ not in case.apart_from
