@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from kd_course._definitions import meaning
-from kd_course.data import Data
+from kd_course.data import Data, Split
 
 
 class Run(NamedTuple):
@@ -59,7 +59,7 @@ def cache_key(recipe: Callable, data_checksum: str) -> dict[str, object]:
         json.dumps(options)
     except TypeError as error:
         raise TypeError(f"options of a cached recipe must be plain values ({error}): {options}") from None
-    return {"meaning": meaning(recipe), "options": options, "data": data_checksum, "torch": torch.__version__}
+    return {"meaning": meaning(recipe, Data, Split), "options": options, "data": data_checksum, "torch": torch.__version__}
 
 
 def load_or_run(

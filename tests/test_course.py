@@ -13,13 +13,16 @@ import re
 import tomllib
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
 import pytest
 from contrast import contrast_with_white
 from nbformat import NotebookNode
+
+from kd_course.checks._exercise import Exercise
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -45,10 +48,13 @@ class Lesson:
     path: Path
     notebook: NotebookNode
     size: int
+    checks: frozenset[str]  # the exercises of its module in kd_course.checks
 
     @classmethod
     def read(cls, path: Path) -> Lesson:
-        return cls(path, nbformat.read(path, as_version=nbformat.NO_CONVERT), path.stat().st_size)
+        module = import_module(f"kd_course.checks.notebook_{path.name[:2]}")
+        checks = frozenset(name for name, value in vars(module).items() if isinstance(value, Exercise))
+        return cls(path, nbformat.read(path, as_version=nbformat.NO_CONVERT), path.stat().st_size, checks)
 
     @property
     def number(self) -> str:
@@ -266,6 +272,21 @@ def shown_checks(cell: NotebookNode) -> list[str]:
 
 
 @rule
+def uses_all_checks_of_its_own_and_no_others(lesson: Lesson) -> Iterator[str]:
+    nodes = [node for cell in lesson.code for node in ast.walk(python(cell.source))]
+    imports = {ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)}
+    found = {text for text in imports if "checks" in text}
+    wanted = f"from kd_course.checks import notebook_{lesson.number} as checks"
+    if found != {wanted}:
+        yield f"checks are imported by {sorted(found)}, not by {wanted!r} alone"
+    shown = {name for cell in lesson.code for name in shown_checks(cell)}
+    if unused := lesson.checks - shown:
+        yield f"{sorted(unused)} of kd_course.checks.notebook_{lesson.number} are not used"
+    if unknown := shown - lesson.checks:
+        yield f"{sorted(unknown)} are no exercises of kd_course.checks.notebook_{lesson.number}"
+
+
+@rule
 def folds_its_solutions(lesson: Lesson) -> Iterator[str]:
     inside = [cell for pieces in lesson.exercises.values() for cell in code_in(pieces)]
     for cell in lesson.code:
@@ -456,7 +477,7 @@ def specimen() -> Lesson:
     picture = stream("display_data", {"image/png": "aGVsbG8=", "text/plain": "<Figure size 640x480>"})
     cells = [
         text(top),
-        code(BOOTSTRAP + "\nfrom kd_course import checks\n"),
+        code(BOOTSTRAP + "\nfrom kd_course.checks import notebook_01 as checks\n"),
         text("## 1 · A section\n\nSee [the course](../pyproject.toml) and [Hinton](https://arxiv.org/abs/1503.02531)."),
         text("**Predict.** Which is larger?"),
         code("plot()", outputs=[picture]),
@@ -466,12 +487,13 @@ def specimen() -> Lesson:
     ]
     for number in range(1, 5):
         section = "## 2 · Exercises\n\nTurn everything.\n\n" if number == 1 else ""
-        solution = f"# Solution {number}\ndef solution(x):\n    return 1 / x\n\n\nassert checks.invert(solution)"
+        check = f"invert_{number}"
+        solution = f"# Solution {number}\ndef solution(x):\n    return 1 / x\n\n\nassert checks.{check}(solution)"
         hints = "<details><summary>Hint 1</summary>a</details>\n<details><summary>Hint 2</summary>b</details>"
         cells += [
             text(f"{section}### Exercise {number} · Turn it round\n\n{hints}"),
             code("def invert(x):\n    return ..."),
-            code("checks.invert(invert)", outputs=[copy.deepcopy(open_verdict)]),
+            code(f"checks.{check}(invert)", outputs=[copy.deepcopy(open_verdict)]),
             code(solution, metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}}),
         ]
     cells += [
@@ -488,7 +510,8 @@ def specimen() -> Lesson:
                 output.execution_count = count
     state = {"state": {"aa": {"model_name": "VBoxModel"}}, "version_major": 2, "version_minor": 0}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {STATE: state}})
-    return Lesson(ROOT / here, notebook, len(json.dumps(notebook)))
+    checks = frozenset(f"invert_{number}" for number in range(1, 5))
+    return Lesson(ROOT / here, notebook, len(json.dumps(notebook)), checks)
 
 
 def replaced(place: int, old: str, new: str) -> Callable[[Lesson], None]:
@@ -572,7 +595,15 @@ BREAKS: list[tuple[str, Callable[[Lesson], None]]] = [
     ("has_exercises", removed(SOLUTION)),
     ("has_exercises", said(CHECK, "✅ Solved")),
     ("has_exercises", replaced(SOLUTION, "assert checks.invert", "assert checks.revert")),
-    ("has_exercises", replaced(SOLUTION, "assert checks.invert(solution)", "print(solution)")),
+    ("has_exercises", replaced(SOLUTION, "assert checks.invert_1(solution)", "print(solution)")),
+    ("uses_all_checks_of_its_own_and_no_others", removed(CHECK)),
+    ("uses_all_checks_of_its_own_and_no_others", replaced(CHECK, "invert_1", "revert")),
+    ("uses_all_checks_of_its_own_and_no_others", replaced(1, "notebook_01", "notebook_02")),
+    (
+        "uses_all_checks_of_its_own_and_no_others",
+        replaced(1, "kd_course.checks import notebook_01 as", "kd_course import"),
+    ),
+    ("uses_all_checks_of_its_own_and_no_others", replaced(4, "plot()", "import kd_course.checks.notebook_02")),
     ("folds_its_solutions", set_to(SOLUTION, "metadata", nbformat.from_dict({"tags": ["solution"]}))),
     ("folds_its_solutions", set_to(SOLUTION, "metadata", nbformat.from_dict({"jupyter": {"source_hidden": True}}))),
     ("folds_its_solutions", replaced(SOLUTION, "# Solution 1\n", "")),
@@ -616,7 +647,7 @@ def test_a_rule_notices_what_is_wrong(name: str, apply: Callable[[Lesson], None]
 
 def test_the_size_rule_notices_a_heavy_notebook():
     lesson = specimen()
-    assert list(is_light(Lesson(lesson.path, lesson.notebook, 1_500_001)))
+    assert list(is_light(replace(lesson, size=1_500_001)))
 
 
 def test_every_rule_is_put_to_the_test():

@@ -28,13 +28,18 @@ def test_the_page_on_the_results_is_what_make_report_writes(report: ModuleType) 
 
 
 def test_the_readme_says_what_make_report_writes(report: ModuleType) -> None:
-    found = report.BETWEEN.search((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert found, "the README has lost the marks of its measured section"
-    assert found[0] == found[1] + report.summary() + found[2], "run 'make report'"
+    _, section, _ = report.measured((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert section == report.summary(), "run 'make report'"
+
+
+def test_every_headline_leads_to_one_claim(report: ModuleType) -> None:
+    found = report.findings()
+    for name, key in report.HEADLINES:
+        assert [claim.key for claim in found[name].analysis.claims].count(key) == 1
 
 
 def test_whatever_is_reported_has_its_picture(report: ModuleType) -> None:
-    assert {path.stem for path in RESULTS.glob("*.png")} == set(report.readings())
+    assert {path.stem for path in RESULTS.glob("*.png")} == set(report.findings())
 
 
 def test_a_table_in_markdown(report: ModuleType) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -38,14 +39,13 @@ def main() -> None:
         path = arguments.folder / f"{name}.json"
         if not text:
             print(f"{name}: no committed results")
-        elif is_new(json.loads(text)):
-            print(f"{name}: the committed results are those of today")
+        elif is_new(json.loads(text)) or (path.exists() and is_new(json.loads(path.read_text(encoding="utf-8")))):
+            print(f"{name}: nothing to do")
         else:
-            before = path.read_bytes() if path.exists() else b""
-            header, rows = migrate(json.loads(text), study(name), name, commits(old_name, arguments.revision))
+            header, rows = migrate(json.loads(text), study(name), name, commits(name, arguments.revision))
             write(path, header, rows)
             compare_numbers(text, path.read_text(encoding="utf-8"))
-            print(f"{name}: {len(rows)} runs, {'written' if path.read_bytes() != before else 'nothing to do'}")
+            print(f"{name}: {len(rows)} runs written, every number as it was")
         found = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
         for old in sorted({name, old_name}):
             migrate_runs(arguments.folder / ".runs" / old, arguments.folder / ".runs" / name, study(name), found)
@@ -61,13 +61,19 @@ def committed(name: str, revision: str) -> tuple[str, str]:
     return OLD_NAMES.get(name, name), ""
 
 
-def commits(old_name: str, revision: str) -> list[str]:
-    """The commits that brought a result file its runs, the oldest first, with their dates."""
-    command = ["git", "-C", str(ROOT), "log", "--reverse", "--format=%h (%as)", revision, "--"]
-    done = subprocess.run(
-        [*command, f"{FOLDER}/{old_name}.json"], capture_output=True, encoding="utf-8", check=True
-    )
-    return done.stdout.splitlines()
+def commits(name: str, revision: str) -> list[str]:
+    """The commits that brought a study its runs, or changed them, the oldest first, with their dates."""
+    paths = [f"{FOLDER}/{each}.json" for each in {name, OLD_NAMES.get(name, name)}]
+    command = ["git", "-C", str(ROOT), "log", "--reverse", "--format=%h (%as)", revision, "--", *paths]
+    listing = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
+    found, before = [], None
+    for line in listing:
+        _, text = committed(name, line.split()[0])
+        runs = json.loads(text)["runs"] if text else before
+        if runs != before:
+            found.append(line)
+        before = runs
+    return found
 
 
 def is_new(content: dict) -> bool:
@@ -92,7 +98,7 @@ def migrate(content: dict, chosen: Study, name: str, made_in: list[str]) -> tupl
     header = {
         "study": name,
         "question": chosen.question,
-        "command": " ".join(["make", "studies", f"STUDY={name}", *content["command"].split()[3:]]),
+        "command": f"make studies STUDY={name} SEEDS={len(content['seeds'])}",
         **{key: content[key] for key in ("data", "data_checksum", "versions")},
         "package": None,
         "made_with": f"the package of its time, whose checksum was not recorded; committed in {', '.join(made_in)}",
@@ -138,10 +144,11 @@ def migrate_runs(source: Path, target: Path, chosen: Study, results: list[dict])
             candidates[json.dumps(key, sort_keys=True)].append(run)
     written = 0
     for key, runs in candidates.items():
-        if any(run["numbers"] != runs[0]["numbers"] for run in runs):
-            print(f"{source.name}: two runs of {runs[0]['recipe']!r}, seed {runs[0]['seed']}, disagree; left as they are")
+        first = runs[0]
+        if any(run["numbers"] != first["numbers"] for run in runs):
+            print(f"{source}: the runs of {first['recipe']!r} with seed {first['seed']} disagree; left as they are")
             continue
-        written += keep(json.loads(key), runs[0], target)
+        written += keep(json.loads(key), first, target)
     if old:
         print(f"{source}: {written} of {len(old)} runs carried over")
     return written
@@ -158,7 +165,9 @@ def keep(key: dict, run: dict, target: Path) -> bool:
             return False
         content = json.loads(made.read_text(encoding="utf-8")) | {"package": None}
     target.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(unfinished, path)
     if json.loads(path.read_text(encoding="utf-8"))["numbers"] != run["numbers"]:
         raise ValueError(f"{path}: a number has changed")
     return True
@@ -173,7 +182,7 @@ def contradicts(run: dict, result: dict | None) -> bool:
     """Whether a run's numbers are others than those of the same recipe and seed in the result file."""
     if result is None:
         return False
-    return any(value not in (result.get(key), round(result.get(key, 0), DECIMALS)) for key, value in run["numbers"].items())
+    return any(result.get(key) not in (value, round(value, DECIMALS)) for key, value in run["numbers"].items())
 
 
 def plain(value: object) -> object:

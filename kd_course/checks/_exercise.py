@@ -95,7 +95,8 @@ class Exercise:
         task: what the function must do, beginning with its call: "`submission(logits)` is …".
         inputs: the arguments it is tried with, mild ones first.
         solution: a right function; what it returns decides type and shape of the answer.
-        mistakes: wrong functions, or tuples of them, by the sentence that names the mistake.
+        mistakes: wrong functions, or tuples of them, by the sentence that names the mistake. One that raises is matched
+            by its error.
         praise: the sentence for a right function.
         otherwise: the sentence for a wrong one that nobody foresaw; ``{answer}`` and ``{expected}`` are filled in.
         rules: by the sentence for whoever breaks it, ``rule(answer, *arguments)``: what must hold of every answer,
@@ -136,7 +137,7 @@ class Exercise:
         except Mistake as mistake:
             return Verdict("wrong", str(mistake))
         except (Exception, SystemExit) as error:  # whatever the learner's code raises is an answer too
-            return Verdict("wrong", f"your code raised {type(error).__name__}: {error}")
+            return Verdict("wrong", _raised(error))
         return Verdict("solved", self.praise)
 
     def __repr__(self) -> str:
@@ -150,7 +151,7 @@ class Exercise:
     def _examine(self, submission: Submission, given: Given) -> None:
         """Raise :class:`Mistake` unless the submission does the right thing with these arguments."""
         arguments = given.fresh()
-        answer = self._ask(submission, arguments)
+        answer = self._outcome(submission, arguments)
         require(unchanged(arguments, given.fresh()), OVERWRITTEN)
         try:
             self._judge(answer, given)
@@ -162,6 +163,8 @@ class Exercise:
 
     def _judge(self, answer: Any, given: Given) -> None:
         """Raise :class:`Mistake` unless this is a right answer to these arguments."""
+        if isinstance(answer, Exception):
+            raise Mistake(_raised(answer))
         arguments, expected = given.fresh(), self._ask(self.solution, given.fresh())
         answer = as_expected(answer, expected)
         for text, holds in self.rules.items():
@@ -192,20 +195,29 @@ class Exercise:
         for text, function in self.wrong_functions():
             arguments, same = given.fresh(gradient), False
             with suppress(Exception):  # where one wrong function only errs, another may fail
-                if alike(self._ask(function, arguments), arguments):
+                if alike(self._outcome(function, arguments), arguments):
                     for each in before:
-                        self._judge(self._ask(function, each.fresh()), each)
+                        self._judge(self._outcome(function, each.fresh()), each)
                     same = True
             require(not same, text)
+
+    def _outcome(self, function: Submission, arguments: list[Any]) -> Any:
+        """What the function answers, or the error that it raises."""
+        try:
+            return self._ask(function, arguments)
+        except (NotStarted, Mistake):
+            raise
+        except Exception as error:
+            return error
 
     def _ask(self, function: Submission, arguments: list[Any]) -> Any:
         return self.probe(partial(ask, function), *arguments) if self.probe else ask(function, *arguments)
 
     def _alike(self, answer: Any, other: Any, given: Given) -> bool:
         """Whether two answers agree in what counts; NaN agrees with NaN, so that a NaN can be matched."""
-        if self.view is None or _same(answer, other, self.tolerance):  # an answer of a wrong shape has no view
-            return _same(answer, other, self.tolerance)
-        answer, other = (self.view(each, *given.fresh()) for each in (answer, other))
+        if self.view:
+            with suppress(Exception):  # an answer of a wrong shape has no view, and is compared as it is
+                answer, other = self.view(answer, *given.fresh()), self.view(other, *given.fresh())
         return _same(answer, other, self.tolerance)
 
     def _slopes(self, answer: Tensor, arguments: list[Any]) -> Tensor:
@@ -275,7 +287,9 @@ def unchanged(after: Any, before: Any) -> bool:
 
 
 def _same(answer: Any, other: Any, tolerance: float) -> bool:
-    """Whether two answers are of one shape (or one number each) and agree within ``tolerance``; NaN agrees with NaN."""
+    """Whether two answers have one shape and agree within ``tolerance`` (NaN with NaN), or are the same error."""
+    if isinstance(answer, Exception):
+        return type(answer) is type(other) and str(answer) == str(other)
     if not all(isinstance(each, Tensor | Real) for each in (answer, other)):
         return False
     answer, other = (torch.as_tensor(each).detach().double() for each in (answer, other))
@@ -284,6 +298,10 @@ def _same(answer: Any, other: Any, tolerance: float) -> bool:
     return answer.shape == other.shape and bool(
         torch.allclose(answer, other, rtol=tolerance, atol=tolerance, equal_nan=True)
     )
+
+
+def _raised(error: BaseException) -> str:
+    return f"your code raised {type(error).__name__}: {error}"
 
 
 def _filled(text: str, answer: Any, expected: Any) -> str:

@@ -166,7 +166,7 @@ def _two_losses(objective: Submission, weight: Tensor, images: Tensor, labels: T
     """The loss of a batch with these labels, and with others: the right objective sees no difference."""
     batch = Batch(images, labels, torch.tensor([7, 2, 9]), logits)
     batches = (replace(batch, labels=each) for each in (labels, labels.roll(1)))
-    return torch.stack([_scalar(_objective(_Linear(weight), each)) for each in batches])
+    return torch.stack([_scalar(objective(_Linear(weight), each)) for each in batches])
 
 
 def _scalar(answer: Any) -> Tensor:
@@ -179,7 +179,7 @@ def _scalar(answer: Any) -> Tensor:
 
 def _objective(loss: Callable[[Tensor, Tensor], Tensor]) -> Submission:
     """An objective that looks at the student's and the teacher's logits alone."""
-    return lambda model, batch: _loss(model(batch.images), batch.teacher_logits)
+    return lambda model, batch: loss(model(batch.images), batch.teacher_logits)
 
 
 def _without_graph(model: nn.Module, batch: Batch) -> Tensor:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course.checks._exercise import Mistake, ask, ask_tensor, close, exercise, recognise, require
-from kd_course.losses import HintRegressor, info_nce_loss
+from kd_course.checks._exercise import NO_GRADIENT, WRONG_GRADIENT, Exercise, Given, Submission
+from kd_course.losses import HintRegressor
 from kd_course.models import mlp
+from kd_course.runtime import seeded
 
 # Three samples, two channels, 2×3 places: no two of the numbers 2, 3 and 6 that a mean could be taken over are alike.
-STUDENT = torch.tensor(
+FEATURE = torch.tensor(
     [
         [[[1.0, -2.0, 0.5], [0.0, 1.5, 3.0]], [[2.0, 1.0, -1.0], [0.5, 0.0, -0.5]]],
         [[[0.0, 1.0, 1.0], [-3.0, 2.0, 0.5]], [[1.0, -1.0, 0.0], [2.0, 2.5, 1.0]]],
@@ -21,155 +23,229 @@ STUDENT = torch.tensor(
     ],
     dtype=torch.float64,
 )
-TEACHER = STUDENT.flip(0) + 0.5
 EMBEDDING = torch.tensor([[1.0, 0.5, -1.0], [0.0, 2.0, 1.0], [3.0, -1.0, 0.5], [-1.0, 1.0, 2.0]], dtype=torch.float64)
 PARTNERS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 1.0], [1.0, -2.0, 1.5], [0.0, 0.5, 1.0]], dtype=torch.float64)
-NO_GRADIENT = (
-    "the value is right, but no gradient flows back to the student: leave out `.item()`, `.detach()` and `no_grad`."
+
+# --- Exercise 1: the hint loss --------------------------------------------------------------------------------------
+
+# With three channels, a sum over channels halved is not a mean over two of them.
+STUDENT_FEATURE = torch.cat([FEATURE, FEATURE[:, :1] - 1], dim=1)
+TEACHER_FEATURE = torch.cat([FEATURE.flip(0) + 0.5, FEATURE[:, 1:] + 2], dim=1)
+
+
+def _gaps(student: Tensor, teacher: Tensor) -> Tensor:
+    return (student - teacher).flatten(1)
+
+
+hint_loss = Exercise(
+    task=(
+        "`submission(student_feature, teacher_feature)` is half the squared distance of two features (B, …), averaged "
+        "over the samples."
+    ),
+    inputs=[
+        Given(STUDENT_FEATURE, TEACHER_FEATURE),
+        Given(EMBEDDING, PARTNERS, otherwise="right for features (B, C, H, W), but not for features (B, D)."),
+    ],
+    solution=lambda s, t: 0.5 * _gaps(s, t).square().sum(1).mean(),
+    gradient=(0,),
+    mistakes={
+        "this is `F.mse_loss`, the mean over every element. FitNets sums over a sample's elements and averages over "
+        "samples only; with D numbers per sample yours is 2/D of it.": F.mse_loss,
+        "this is half the element mean; sum over the elements of a sample, average over samples.": (
+            lambda s, t: 0.5 * F.mse_loss(s, t)
+        ),
+        "the factor ½ is missing.": lambda s, t: _gaps(s, t).square().sum(1).mean(),
+        "this sums over dimension 1 only and averages the rest; flatten each sample first.": (
+            lambda s, t: 0.5 * (s - t).square().sum(1).mean()
+        ),
+        "this is summed over the batch; take the mean over samples.": lambda s, t: 0.5 * (s - t).square().sum(),
+        "this is half the distance; the hint loss takes its *square*.": lambda s, t: (
+            0.5 * _gaps(s, t).norm(dim=1).mean()
+        ),
+        "these are absolute differences; square them.": lambda s, t: 0.5 * _gaps(s, t).abs().sum(1).mean(),
+        WRONG_GRADIENT: lambda s, t: 0.5 * (_gaps(s, t) * _gaps(s.detach(), t)).sum(1).mean(),
+        NO_GRADIENT: lambda s, t: 0.5 * _gaps(s.detach(), t).square().sum(1).mean(),
+    },
+    praise="half the squared distance of each sample, averaged over the batch.",
+    otherwise="the value should be {expected} here, not {answer}.",
+)
+
+# --- Exercise 2: both must learn ------------------------------------------------------------------------------------
+
+with seeded(0):  # an import draws nothing from the notebook's generator
+    PARTS = mlp(5), HintRegressor((5,), (7,))
+
+
+class _Holder(nn.Module):
+    """A module that keeps its parts in a plain list."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = list(parts)
+
+
+def _what_learns(function: Submission, student: nn.Module, regressor: nn.Module) -> Tensor:
+    """Is the answer a module, are all of the student's and of the regressor's weights in it, and do all learn?"""
+    answer = function(student, regressor)
+    held = {id(each): each for each in answer.parameters()} if isinstance(answer, nn.Module) else {}
+    complete = [all(id(each) in held for each in part.parameters()) for part in (student, regressor)]
+    learning = all(each.requires_grad for each in held.values())
+    return torch.tensor([isinstance(answer, nn.Module), *complete, learning])
+
+
+trained_together = Exercise(
+    task="`submission(student, regressor)` is the module to hand to `fit`: both must be inside it, themselves.",
+    inputs=[Given(*PARTS)],
+    probe=_what_learns,
+    solution=lambda student, regressor: nn.ModuleDict({"student": student, "regressor": regressor}),
+    mistakes={
+        "return one module that holds both, such as an `nn.ModuleDict`: in anything else, such as a list, `fit` finds "
+        "no parameters.": (
+            lambda student, regressor: [student, regressor],
+            lambda student, regressor: [*student.parameters(), *regressor.parameters()],
+        ),
+        "neither the student nor the regressor is in your module. Are they copies, or hidden in a plain list or dict? "
+        "Only registered submodules count: `nn.ModuleDict`, `nn.ModuleList`, `nn.Sequential`.": (
+            _Holder,
+            lambda student, regressor: nn.ModuleList(copy.deepcopy([student, regressor])),
+            lambda student, regressor: nn.Linear(2, 2),
+        ),
+        "the regressor is not in your module, so the optimizer never sees its weights: they stay at their random "
+        "start, and the student is trained through a random translation. This is the classic mistake.": (
+            lambda student, regressor: student
+        ),
+        "the student is not in your module: only the regressor would learn.": lambda student, regressor: regressor,
+        "some of the parameters are frozen (`requires_grad` is False); both must learn.": (
+            lambda student, regressor: nn.ModuleList([student, regressor.requires_grad_(False)]),
+            lambda student, regressor: nn.ModuleList([student.requires_grad_(False), regressor]),
+        ),
+    },
+    praise="every parameter of both is where the optimizer looks.",
+    otherwise="every parameter of both must be in your module, and none may be frozen.",
+)
+
+# --- Exercise 3: attention maps -------------------------------------------------------------------------------------
+
+
+def _energy(feature: Tensor) -> Tensor:
+    return feature.square().sum(1).flatten(1)
+
+
+def _unit(maps: Tensor) -> Tensor:
+    return F.normalize(maps.flatten(1), dim=1)
+
+
+attention_map = Exercise(
+    task=(
+        "`submission(feature)`, of a feature (B, C, H, W), is the (B, H·W) map of its squares summed over the "
+        "channels, each sample's map of length 1."
+    ),
+    inputs=[
+        Given(FEATURE),
+        Given(7 * FEATURE, otherwise="a feature seven times as large should give the same map."),
+    ],
+    solution=lambda feature: _unit(_energy(feature)),
+    gradient=(0,),
+    mistakes={
+        "these are the sums of squares; now scale each sample's map to length 1.": _energy,
+        "these are the means of squares; now scale each sample's map to length 1.": lambda f: _energy(f) / f.shape[1],
+        "each map is divided by its sum. It should have *length* 1: divide by the root of the sum of squares.": (
+            lambda f: _energy(f) / _energy(f).sum(1, keepdim=True)
+        ),
+        "each map is divided by its maximum; divide by its length.": lambda f: _energy(f) / _energy(f).amax(1, True),
+        "the whole batch is scaled at once; each sample's map has length 1 by itself.": (
+            lambda f: _energy(f) / _energy(f).norm()
+        ),
+        "your columns have length 1; it is the rows that should, one per sample.": (
+            lambda f: F.normalize(_energy(f), dim=0)
+        ),
+        "this sums the activations with their signs, so that opposite ones cancel; square them first.": (
+            lambda f: _unit(f.sum(1))
+        ),
+        "you sum first and square afterwards, so opposite signs cancel; square first.": (
+            lambda f: _unit(f.sum(1).square())
+        ),
+        "this takes absolute values (p = 1); the course's maps square them (p = 2).": lambda f: _unit(f.abs().sum(1)),
+        "this is a softmax over places, which depends on the scale of the features; divide by the length.": (
+            lambda f: _energy(f).softmax(1)
+        ),
+        WRONG_GRADIENT: lambda f: _energy(f) / _energy(f).norm(dim=1, keepdim=True).detach(),
+        NO_GRADIENT: lambda f: _unit(_energy(f.detach())),
+    },
+    praise="of length 1, blind to the scale of a feature and to the order of its channels.",
+    otherwise="compare with the formula: squares, summed over channels, flattened, of length 1.",
+)
+
+# --- Exercise 4: InfoNCE --------------------------------------------------------------------------------------------
+
+CLIPPED = (
+    "right at a mild τ, but not at τ = 0.001: clipping, or a small number inside a logarithm, hides how far apart the "
+    "scores are. `F.cross_entropy` needs neither."
 )
 
 
-@exercise
-def hint_loss(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
-    """``attempt(student_feature, teacher_feature)`` is half the squared distance, averaged over samples."""
-    student = torch.cat([STUDENT, STUDENT[:, :1] - 1], dim=1).requires_grad_()  # 3 channels
-    teacher = torch.cat([TEACHER, TEACHER[:, :1] + 2], dim=1)
-    gap = (student - teacher).detach()
-    squared = gap.square()
-    expected = 0.5 * squared.flatten(1).sum(1).mean()
-    answer = ask_tensor(attempt, student, teacher, shape=())
-    distances = squared.flatten(1).sum(1).sqrt()
-    recognise(
-        answer.detach(),
-        {
-            "this is `F.mse_loss`, the mean over every element. FitNets sums over a sample's elements and averages "
-            "over samples only; with D numbers per sample yours is 2/D of it.": squared.mean(),
-            "the factor ½ is missing.": 2 * expected,
-            "this sums over dimension 1 only and averages the rest; flatten each sample first.": (
-                0.5 * squared.sum(1).mean()
-            ),
-            "this is summed over the batch; take the mean over samples.": 3 * expected,
-            "this is half the element mean; sum over the elements of a sample, average over samples.": (
-                0.5 * squared.mean()
-            ),
-            "this is half the distance; the hint loss takes its *square*.": 0.5 * distances.mean(),
-            "these are absolute differences; square them.": 0.5 * gap.abs().flatten(1).sum(1).mean(),
-        },
-    )
-    require(close(answer, expected), f"the value should be {expected:.3f} here, not {answer.item():.3f}.")
-    require(answer.requires_grad, NO_GRADIENT)
-    return "half the squared distance of each sample, averaged over the batch."
+def _scores(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """Cosines over τ, (B, B): row i for student i, column j for teacher j."""
+    return F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / tau
 
 
-@exercise
-def trained_together(attempt: Callable[[nn.Module, nn.Module], nn.Module]) -> str:
-    """``attempt(student, regressor)`` is the module to hand to ``fit``: both must be inside it, themselves."""
-    student, regressor = mlp(5), HintRegressor((5,), (7,))
-    answer = ask(attempt, student, regressor)
-    if not isinstance(answer, nn.Module):
-        raise Mistake(
-            f"return one module that holds both, such as an `nn.ModuleDict`; {type(answer).__name__} is none, "
-            "so `fit` could not find any parameters in it."
-        )
-    held = {id(parameter) for parameter in answer.parameters()}
-    has_student, has_regressor = (
-        all(id(parameter) in held for parameter in part.parameters()) for part in (student, regressor)
-    )
-    require(
-        has_student or has_regressor,
-        "neither the student nor the regressor is in there. Are they copies, or hidden in a plain list or dict? Only "
-        "registered submodules count: `nn.ModuleDict`, `nn.ModuleList`, `nn.Sequential`.",
-    )
-    require(
-        has_regressor,
-        "the regressor is not in it, so the optimizer never sees its weights: it stays at its random start, and the "
-        "student has to imitate through a lens that nobody focuses. This is the classic mistake.",
-    )
-    require(has_student, "the student is not in it: only the regressor would learn.")
-    require(
-        all(parameter.requires_grad for parameter in answer.parameters()),
-        "some of the parameters are frozen (`requires_grad` is False); both must learn.",
-    )
-    return "every parameter of both is where the optimizer looks."
+def _pick(scores: Tensor, **options: Any) -> Tensor:
+    """The cross-entropy of each row's choice, where its own column is right."""
+    return F.cross_entropy(scores, torch.arange(len(scores)), **options)
 
 
-@exercise
-def attention_map(attempt: Callable[[Tensor], Tensor]) -> str:
-    """``attempt(feature)``, (B, C, H, W), is the (B, H·W) map of mean squared activations, of length 1 per sample."""
-    energy = STUDENT.square().sum(1).flatten(1)  # (3, 6)
-    expected = energy / energy.norm(dim=1, keepdim=True)
-    answer = ask_tensor(attempt, STUDENT.clone(), shape=(3, 6))
-    signed = STUDENT.sum(1).flatten(1)
-    absolute = STUDENT.abs().sum(1).flatten(1)
-    recognise(
-        answer,
-        {
-            "these are the sums of squares; now scale each sample's map to length 1.": energy,
-            "these are the means of squares; now scale each sample's map to length 1.": energy / 2,
-            "each map is divided by its sum. It should have *length* 1: divide by the root of the sum of squares.": (
-                energy / energy.sum(1, keepdim=True)
-            ),
-            "each map is divided by its maximum; divide by its length.": energy / energy.amax(1, keepdim=True),
-            "the whole batch is scaled at once; each sample's map has length 1 by itself.": energy / energy.norm(),
-            "this sums the activations with their signs, so that opposite ones cancel; square them first.": (
-                signed / signed.norm(dim=1, keepdim=True)
-            ),
-            "you sum first and square afterwards, so opposite signs cancel; square first.": (
-                signed.square() / signed.square().norm(dim=1, keepdim=True)
-            ),
-            "your columns have length 1; it is the rows that should, one per sample.": energy / energy.norm(dim=0),
-            "this takes absolute values (p = 1); the course's maps square them (p = 2).": (
-                absolute / absolute.norm(dim=1, keepdim=True)
-            ),
-            "this is a softmax over places, which depends on the scale of the features; divide by the length.": (
-                energy.softmax(1)
-            ),
-        },
-    )
-    require(close(answer, expected), "compare with the formula: squares, summed over channels, flattened, of length 1.")
-    scaled = ask_tensor(attempt, 7 * STUDENT, shape=(3, 6))
-    require(close(scaled, expected), "a feature seven times as large should give the same map.")
-    return "of length 1, blind to the scale of a feature and to the order of its channels."
+def _without_the_pair(s: Tensor, t: Tensor, tau: float) -> Tensor:
+    scores = _scores(s, t, tau)
+    others = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)
+    return (others.logsumexp(1) - scores.diagonal()).mean()
 
 
-@exercise
-def info_nce(attempt: Callable[[Tensor, Tensor, float], Tensor]) -> str:
-    """``attempt(student_embedding, teacher_embedding, tau)`` is the in-batch contrast, student against all teachers."""
-    tau = 0.4
-    unit_s, unit_t = F.normalize(EMBEDDING, dim=1), F.normalize(PARTNERS, dim=1)
-    cosine, dot = unit_s @ unit_t.T, EMBEDDING @ PARTNERS.T
-    own = torch.arange(4)
-    expected = info_nce_loss(EMBEDDING, PARTNERS, temperature=tau)
-    student = EMBEDDING.clone().requires_grad_()
-    answer = ask_tensor(attempt, student, PARTNERS.clone(), tau, shape=())
-    others = (cosine / tau).masked_fill(torch.eye(4, dtype=torch.bool), -torch.inf)
-    recognise(
-        answer.detach(),
-        {
-            "these are dot products of embeddings as they are; scale both to length 1 first.": (
-                F.cross_entropy(dot / tau, own)
-            ),
-            "the cosines are not divided by τ.": F.cross_entropy(cosine, own),
-            "the cosines are multiplied by τ; divide by it.": F.cross_entropy(cosine * tau, own),
-            "the roles are exchanged: each *student* looks for its teacher among all teachers. Yours compares columns; "
-            "the rows of the matrix belong to students.": F.cross_entropy(cosine.T / tau, own),
-            "this is the mean of both directions (as in CLIP); here only the student asks.": (
-                (F.cross_entropy(cosine / tau, own) + F.cross_entropy(cosine.T / tau, own)) / 2
-            ),
-            "this is summed over the batch; take the mean.": 4 * expected,
-            "the positive pair is missing from the denominator: it holds *all* teachers, one's own among them, so the "
-            "loss is a cross-entropy and never below 0.": (others.logsumexp(1) - cosine.diagonal() / tau).mean(),
-            "the sign is missing: the loss is the *negative* log-probability of one's own pair.": -expected,
-            "this compares students with students; the columns belong to the teacher.": (
-                F.cross_entropy(unit_s @ unit_s.T / tau, own)
-            ),
-        },
-    )
-    require(close(answer, expected), f"the value should be {expected:.3f} here, not {answer.item():.3f}.")
-    require(answer.requires_grad, NO_GRADIENT)
-    far = ask_tensor(attempt, EMBEDDING.clone(), PARTNERS.clone(), 1e-3, shape=())
-    require(
-        bool(torch.isfinite(far)),
-        "right here, but at τ = 0.001 the exponential overflows: let `F.cross_entropy` or `log_softmax` do it.",
-    )
-    return "each student finds its own teacher among all of the batch."
+def _written_out(scores: Tensor) -> Tensor:
+    return -(scores.exp().diagonal() / scores.exp().sum(1)).log().mean()
+
+
+info_nce = Exercise(
+    task="`submission(student_embedding, teacher_embedding, tau)` is InfoNCE, each student against all the teachers.",
+    inputs=[
+        Given(EMBEDDING, PARTNERS, 0.4),
+        Given(EMBEDDING, PARTNERS, 1e-3, otherwise=CLIPPED),
+    ],
+    solution=lambda s, t, tau: _pick(_scores(s, t, tau)),
+    gradient=(0,),
+    mistakes={
+        "these are dot products of embeddings as they are; scale both to length 1 first.": (
+            lambda s, t, tau: _pick(s @ t.T / tau)
+        ),
+        "the cosines are not divided by τ.": lambda s, t, tau: _pick(_scores(s, t, 1.0)),
+        "the cosines are multiplied by τ; divide by it.": lambda s, t, tau: _pick(_scores(s, t, 1 / tau)),
+        "the cross-entropy was given probabilities; it applies the softmax itself, so pass the scores.": (
+            lambda s, t, tau: _pick(_scores(s, t, tau).softmax(1))
+        ),
+        "the roles are exchanged: each *student* looks for its teacher among all teachers. Yours compares columns; the "
+        "rows of the matrix belong to students.": lambda s, t, tau: _pick(_scores(t, s, tau)),
+        "this is the mean of both directions (as in CLIP); here only the students choose.": (
+            lambda s, t, tau: (_pick(_scores(s, t, tau)) + _pick(_scores(t, s, tau))) / 2
+        ),
+        "this is summed over the batch; take the mean.": lambda s, t, tau: _pick(_scores(s, t, tau), reduction="sum"),
+        "the positive pair is missing from the denominator: it holds *all* teachers, one's own among them, so the loss "
+        "is a cross-entropy and never below 0.": _without_the_pair,
+        "the sign is missing: the loss is the *negative* log-probability of one's own pair.": (
+            lambda s, t, tau: -_pick(_scores(s, t, tau))
+        ),
+        "this compares students with students; the columns belong to the teacher.": (
+            lambda s, t, tau: _pick(_scores(s, s, tau))
+        ),
+        "right at a mild τ, but at τ = 0.001 the exponential overflows: leave it to `F.cross_entropy` or "
+        "`log_softmax`.": lambda s, t, tau: _written_out(_scores(s, t, tau)),
+        CLIPPED: (
+            lambda s, t, tau: _pick(_scores(s, t, tau).clamp(max=80)),
+            lambda s, t, tau: -(_scores(s, t, tau).softmax(1).diagonal() + 1e-12).log().mean(),
+        ),
+        WRONG_GRADIENT: lambda s, t, tau: _pick(
+            s / s.detach().norm(dim=1, keepdim=True) @ F.normalize(t, dim=1).T / tau
+        ),
+        NO_GRADIENT: lambda s, t, tau: _pick(_scores(s.detach(), t, tau)),
+    },
+    praise="each student finds its own teacher among all of the batch.",
+    otherwise="the value should be {expected} here, not {answer}.",
+)

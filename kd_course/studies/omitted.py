@@ -179,7 +179,7 @@ def missed_beyond_half(runs: pd.DataFrame, *, gap: Gap) -> Interval:
 def missed(runs: pd.DataFrame, *, gap: Gap) -> str:
     """How many images of the unseen classes are missed before any bias is added, in words."""
     found = mean_interval(by_seed(runs, "errors_on_missing", gap.columns))
-    return f"{found:.1f} of {gap.images:,} images of {gap.digits} missed"
+    return f"misses {found:.1f} of {gap.images:,} images of {gap.digits}"
 
 
 # fmt: off

@@ -36,14 +36,6 @@ from kd_course.runtime import seeded
 MODULES = [name for _, name, _ in pkgutil.iter_modules(checks.__path__) if name.startswith("notebook_")]
 
 
-def _there(module):  # TEMPORARY
-    try:
-        return import_module(f"kd_course.checks.{module}")
-    except (ImportError, NameError):
-        return None
-
-
-MODULES = [module for module in MODULES if _there(module)]  # TEMPORARY
 EXERCISES = {
     f"{module[-2:]} {name}": exercise
     for module in MODULES
@@ -162,6 +154,19 @@ def test_a_mistake_that_errs_does_not_hide_another():
     assert verdict_of(lambda x: x / 2, of=(X,), mistakes=mistakes).message == "half."
 
 
+def test_a_mistake_that_was_wrong_before_is_not_named():
+    """Right at 3 and wrong at -1, like the absolute value: it cannot be the function that errs at 3 as well."""
+    mistakes = {"always 2.": lambda x: 2.0, "twice the absolute value.": lambda x: 2 * abs(x)}
+    assert verdict_of(lambda x: 2 * abs(x), of=(3.0, -1.0), mistakes=mistakes).message == "twice the absolute value."
+    assert verdict_of(lambda x: 2.0, of=(3.0, -1.0), mistakes=mistakes).message == "always 2."
+
+
+def test_a_mistake_that_raises_is_named_by_its_error():
+    mistakes = {"a list has no 8th.": lambda x: [][7], "turn it into the same type.": lambda x: x @ x.double()}
+    assert verdict_of(lambda x: x @ x.double(), of=(X,), mistakes=mistakes).message == "turn it into the same type."
+    assert verdict_of(lambda x: x @ x[:2], of=(X,), mistakes=mistakes).message.startswith("your code raised RuntimeErr")
+
+
 def test_a_rule_comes_before_the_comparison_and_a_mistake_before_the_rule():
     rules = {"the order changes.": lambda answer, x: bool((answer.argsort() == x.argsort()).all())}
     mistakes = {"the sign is reversed.": lambda x: -2 * x}
@@ -192,6 +197,13 @@ def test_a_view_forgives_what_does_not_matter():
     assert verdict_of(lambda x: 2 * x + 7, of=(X,), **options)
     assert verdict_of(lambda x: x / 2 - 7, of=(X,), **options).message == "half."
     assert verdict_of(lambda x: 3 * x, of=(X,), **options).message == "no."
+    assert verdict_of(lambda x: x[:2], of=(X,), **options).message.startswith("the result has shape (2,)")
+
+
+def test_a_tolerance_is_that_of_the_view():
+    options = {"view": lambda answer, x: math.log(answer), "tolerance": 0.01}
+    assert verdict_of(lambda x: 1.009 * 2 * x, of=(0.5,), **options)
+    assert not verdict_of(lambda x: 1.03 * 2 * x, of=(0.1, 1e-6), **options)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,14 @@ def test_a_download_changes_nothing_that_the_rest_of_the_process_uses(
     assert (socket.getdefaulttimeout(), pooch.get_logger().level, logging.root.level) == before
 
 
+def test_a_download_writes_nothing_into_the_log(
+    small_mnist: dict[str, bytes], mirror: Callable[..., Mirror], caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror(zipped(small_mnist))
+    assert intact(find_mnist(), small_mnist)
+    assert not caplog.records
+
+
 def test_a_failed_download_leaves_the_log_as_it_was(
     small_mnist: dict[str, bytes], mirror: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +180,15 @@ def test_a_connection_that_breaks_once_is_no_failure(
     assert intact(find_mnist(), small_mnist)
 
 
+def test_a_mirror_that_knows_nothing_is_no_download_server(
+    small_mnist: dict[str, bytes], mirror: Callable[..., Mirror]
+) -> None:
+    server = mirror({})
+    with pytest.raises(DataError, match="no MNIST files on this machine and no download server answers"):
+        find_mnist()
+    assert len(server.asked) == 1
+
+
 @pytest.mark.parametrize("known", [[], FILES[3:]], ids=["nothing", "only the file it is asked for first"])
 def test_the_second_mirror_is_used_where_the_first_knows_too_little(
     small_mnist: dict[str, bytes], mirror: Callable[..., Mirror], known: list[str]
@@ -224,6 +241,7 @@ def test_servers_that_hang_and_names_that_do_not_resolve_are_given_up(
             load_data("mnist")
         assert load_data().name == "digits"
         assert hanging.wait(60)  # and hangs still
+        assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
     finally:
         released.set()
     assert one_sentence(capsys.readouterr().out)

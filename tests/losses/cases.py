@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import oracles
 import torch
 from contract import Case, Change, Refusal, scale
-from oracles import normal, rotation
+from oracles import Loss, normal, rotation
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -183,7 +184,7 @@ NO_LOGITS = (
     Refusal("one dimension", ("logits", "(batch, classes)", "(3,)"), (torch.zeros(3), torch.zeros(3))),
     Refusal("three dimensions", ("logits", "(batch, classes)", "(2, 3, 4)"), (torch.zeros(2, 3, 4),) * 2),
     Refusal("one class", ("logits", "(batch, classes)", "(2, 1)"), (torch.zeros(2, 1),) * 2),
-    Refusal("empty", ("student logits", "(0, 3)"), (torch.zeros(0, 3),) * 2),
+    Refusal("empty", ("logits", "(0, 3)"), (torch.zeros(0, 3),) * 2),
 )
 NO_TEMPERATURE = out_of_range("temperature", 0, -1, -0.5, math.nan, math.inf)
 NO_FRACTION = out_of_range("alpha", -0.01, 1.01, 9, math.nan)
@@ -207,7 +208,7 @@ NO_PREDICTIONS = (
     Refusal("shapes differ", ("student predictions (2, 3)", "teacher predictions (2, 1)"), (LOGITS, torch.zeros(2, 1))),
     Refusal("integers", ("teacher predictions", "int64"), (LOGITS, LABELS), error=TypeError),
     Refusal("no teacher", ("teacher predictions", "NoneType"), (LOGITS, None), error=TypeError),
-    Refusal("empty", ("student predictions", "(0, 3)"), (LOGITS[:0], LOGITS[:0])),
+    Refusal("empty", ("predictions", "(0, 3)"), (LOGITS[:0], LOGITS[:0])),
 )
 NO_TARGETS = (
     Refusal("no targets", ("targets", "alpha"), (LOGITS, LOGITS), {"alpha": 0.5}),
@@ -266,7 +267,7 @@ NO_HINTS = (
     Refusal("batch differs", ("student features (2, 3, 4, 4)", "teacher features (1, 3, 4, 4)"), (MAP, MAP[:1])),
     Refusal("would broadcast", ("student features (2, 3, 4, 4)", "teacher features (2, 1, 4, 4)"), (MAP, MAP[:, :1])),
     Refusal("flat", ("teacher features (2, 48)",), (MAP, MAP.flatten(1))),
-    Refusal("empty", ("student features", "(0, 3, 4, 4)"), (MAP[:0], MAP[:0])),
+    Refusal("empty", ("features", "(0, 3, 4, 4)"), (MAP[:0], MAP[:0])),
     Refusal("integers", ("teacher features", "int64"), (MAP, MAP.long()), error=TypeError),
     Refusal("no teacher", ("teacher features", "NoneType"), (MAP, None), error=TypeError),
 )
@@ -333,20 +334,14 @@ NO_SCORES = (
     Refusal("no scores", ("positive_log_score", "NoneType"), (None, PAIR), error=TypeError),
     *out_of_range("samples", 1),
 )
-SAMPLES = torch.tensor([905, 17, 4, 33, 250, 6, 77, 101, 58, 12] + list(range(300, 330)))  # of a subset, in no order
+SAMPLES = torch.tensor([905, 17, 4, 33, 250, 6, 77, 101, 58, 12, *range(300, 330)])  # of a subset, in no order
 
 
-class FixedNegatives(CRDLoss):
-    """The same negatives for a row whenever it is met, so that the loss is a function of its inputs."""
-
-    def draw_negatives(self, rows: Tensor) -> Tensor:
-        return (rows[:, None] + torch.arange(1, 1 + self.negatives)) % len(self.student_bank)
-
-
-def crd(student: Tensor, teacher: Tensor, indices: Tensor) -> Tensor:
-    """CRD with Z = 1 and banks that do not move."""
-    module = FixedNegatives(4, teacher.shape[1], SAMPLES, dimension=3, negatives=6, temperature=0.5).eval()
+def crd(make: type[CRDLoss], student: Tensor, teacher: Tensor, indices: Tensor) -> Tensor:
+    """CRD as a function of its inputs: Z = 1, banks that do not move, and always the same negatives for a row."""
+    module = make(4, teacher.shape[1], SAMPLES, dimension=3, negatives=6, temperature=0.5).eval()
     module.log_z.zero_()
+    module.draw_negatives = lambda rows: (rows[:, None] + torch.arange(1, 7)) % len(SAMPLES)
     wider = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
     return module.to(wider)(student, teacher, indices)
 
@@ -396,23 +391,30 @@ NO_CRD_FEATURES = tuple(
 # How losses that want lists, or weights of their own, are called.
 
 
-def transfer_over_two_layers(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
-    """The second of them is pooled."""
-    return attention_transfer_loss([student, student], [teacher, teacher[..., ::2, ::2]], **options)
+def transfer_over_two_layers(loss: Loss, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    """In the second, the teacher's map is twice as large in either direction, with four places for one."""
+    small, large = (feature[..., ::2, ::2] for feature in (student, teacher))
+    large = large.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    return loss([student, small], [teacher, large], **options)
 
 
-def irg_over_two_layers(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
-    return irg_loss([student, student.roll(1, 1)], [teacher, teacher.roll(1, 1)], **options)
+def irg_over_two_layers(loss: Loss, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    return loss([student, student.roll(1, 1)], [teacher, teacher.roll(1, 1)], **options)
 
 
-def hint_after_a_regressor(student: Tensor, teacher: Tensor) -> Tensor:
-    regressor = HintRegressor(student.shape[1:], teacher.shape[1:], seed=1).to(student.dtype)
+def hint_after_a_regressor(make: type[HintRegressor], student: Tensor, teacher: Tensor) -> Tensor:
+    regressor = make(student.shape[1:], teacher.shape[1:], seed=1).to(student.dtype)
     return hint_loss(regressor(student), teacher)
 
 
-def weighted_sum(losses: Tensor, weights: Tensor) -> Tensor:
+def weighted_sum(loss: Loss, losses: Tensor, weights: Tensor) -> Tensor:
     """Here the layers take the place of the samples."""
-    return layerwise_loss(list(losses), weights)
+    return loss(list(losses), weights)
+
+
+def too_steep(power: float) -> dict[str, str]:
+    """Float32 ends at 1e-45, and a map of size 1e-8 is raised to twice its power."""
+    return {"tiny_and_huge_inputs_keep_the_value": f"1e-8 to the power of {2 * power} is 0"} if power > 2 else {}
 
 
 COLDER = {"temperature": 4.0}
@@ -454,10 +456,10 @@ CASES: list[Case] = [
         logits_and_labels,
         {**COLDER, "alpha": 0.0},
         "hard only",
-        lambda student, teacher, *labels, **options: kd_loss(student, teacher, *labels, **options) + 0 * teacher.sum(),
         **MEANS,
         invariant_to=CONSTANT,
         refuses=(*NO_LABELS, LABELS_NEEDED, *NO_FRACTION),
+        apart_from={"computes_in_the_finer_of_two_types": "does not look at the teacher"},
     ),
     Case(
         logit_mse_loss,
@@ -544,20 +546,21 @@ CASES: list[Case] = [
         ),
     ),
     # feature
-    Case(hint_loss, maps, **FEATURE, invariant_to=(together(shift_of_places := flipped_columns),), refuses=NO_HINTS),
+    Case(
+        hint_loss,
+        maps,
+        oracle=oracles.hint,
+        **FEATURE,
+        invariant_to=(together(flipped_columns), together(constant_per_row)),
+        refuses=NO_HINTS,
+    ),
     Case(
         HintRegressor,
         tensors((2, 4, 4), (3, 2, 2)),
         call=hint_after_a_regressor,
         mean_over_samples=True,
+        widens=False,  # a layer computes in the type of its weights
         refuses=NO_REGRESSOR,
-        apart_from=dict.fromkeys(
-            (
-                "computes_in_float32_or_wider_and_gives_gradients_of_the_inputs_type",
-                "computes_in_the_finer_of_two_types",
-            ),
-            "a layer computes in the type of its weights",
-        ),
     ),
     *(
         Case(
@@ -565,10 +568,12 @@ CASES: list[Case] = [
             tensors((3, 2, 4)),
             {"power": power},
             f"power {power}",
+            oracle=oracles.attention,
             rows=(8,),
             mean_over_samples=True,
             invariant_to=(*map(first, CHANNELS), first(growth), first(negation), scale),
             refuses=NO_MAP,
+            apart_from=too_steep(power),
         )
         for power in (1, 2, 3.5)
     ),
@@ -580,8 +585,10 @@ CASES: list[Case] = [
             " ".join(map(str, *options.items())),
             transfer_over_two_layers,
             **FEATURE,
+            gradient_tolerance=1e-5,  # the student is met twice, and its two gradients are added in its own type
             invariant_to=(*map(either, CHANNELS), *SCALE),
             refuses=NO_LAYERS,
+            apart_from=too_steep(options.get("power", 2)),
         )
         for options in ({"power": 2}, {"power": 4}, {"paper_form": True})
     ),
@@ -589,9 +596,9 @@ CASES: list[Case] = [
         layerwise_loss,
         tensors((), ()),
         call=weighted_sum,
+        widens=False,  # the losses that it adds are widened already
         refuses=NO_LAYER_LOSSES,
         apart_from={
-            "computes_in_float32_or_wider_and_gives_gradients_of_the_inputs_type": "adds numbers as it is given them",
             "takes_as_many_operations_for_a_large_batch_as_for_a_small_one": "adds layer by layer, not over a batch",
         },
     ),
@@ -599,6 +606,7 @@ CASES: list[Case] = [
     Case(
         rkd_distance_loss,
         embeddings,
+        oracle=oracles.rkd_distance,
         **RELATION,
         invariant_to=(*TURN, *SCALE, either(shift)),
         changed_by=(either(length_of_samples),),
@@ -607,6 +615,7 @@ CASES: list[Case] = [
     Case(
         rkd_angle_loss,
         embeddings,
+        oracle=oracles.rkd_angle,
         **RELATION,
         invariant_to=(*TURN, *SCALE, either(shift)),
         changed_by=(either(length_of_samples),),
@@ -615,6 +624,7 @@ CASES: list[Case] = [
     Case(
         similarity_preserving_loss,
         embeddings,
+        oracle=oracles.similarity_preserving,
         **RELATION,
         invariant_to=(*TURN, *SCALE),
         changed_by=(either(shift), either(length_of_samples)),
@@ -626,6 +636,7 @@ CASES: list[Case] = [
             embeddings,
             options,
             variant,
+            oracle=oracles.correlation_congruence,
             **RELATION,
             invariant_to=(*TURN, *SCALE, either(length_of_samples)),
             changed_by=(either(shift),),
@@ -642,6 +653,7 @@ CASES: list[Case] = [
         embeddings,
         {"vertex_weight": 0},
         "edges",
+        oracle=lambda student, teacher, **_: oracles.irg([student], [teacher], vertex=0, edge=1, transform=0),
         **RELATION,
         invariant_to=(*TURN, *SCALE, either(shift)),
         changed_by=(either(length_of_samples),),
@@ -659,6 +671,7 @@ CASES: list[Case] = [
     Case(
         pkt_loss,
         embeddings,
+        oracle=oracles.pkt,
         **RELATION,
         invariant_to=(*TURN, *SCALE, either(length_of_samples)),
         changed_by=(either(shift),),
@@ -671,6 +684,7 @@ CASES: list[Case] = [
             same_width,
             {"temperature": temperature},
             f"temperature {temperature}",
+            oracle=oracles.info_nce,
             least=2,
             invariant_to=(*SCALE, either(length_of_samples), together(turn)),
             changed_by=(either(turn),),
@@ -699,3 +713,4 @@ CASES: list[Case] = [
         refuses=(*NO_BANK, *NO_ROWS, *NO_CRD_FEATURES),
     ),
 ]
+CASE = {str(case): case for case in CASES}

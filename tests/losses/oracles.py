@@ -1,6 +1,6 @@
 """The losses of features, relations and contrast once more, as slow and obvious loops over Python floats.
 
-They follow the formulas of the papers and use nothing of the package. The tools that the three test files share stand
+They follow the formulas of the papers and use nothing of the package. The tools that the test files share stand
 below them.
 """
 

@@ -14,7 +14,9 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from oracles import Loss, close, gradient, graph_size, is_caught, name, normal, noticed
+from cases import CASE, first, flipped_columns, sign_of_channels
+from contract import is_the_mean_over_the_samples, is_unchanged_by, of, scale
+from oracles import Loss, close, gradient, is_caught, name, normal, noticed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -35,6 +37,7 @@ from kd_course.runtime import seeded
 from kd_course.training import fit
 
 Property = Callable[[Any], None]
+MAP, TRANSFER_CASE = CASE["attention_map power 2"], CASE["attention_transfer_loss power 2"]
 
 
 def maps(*channels: list[list[float]]) -> Tensor:
@@ -43,6 +46,11 @@ def maps(*channels: list[list[float]]) -> Tensor:
 
 
 # Hints.
+
+
+def example() -> tuple[Tensor, Tensor]:
+    """Features (B, C, H, W) of a small batch."""
+    return normal(3, 2, 4, 4, seed=1), normal(3, 2, 4, 4, seed=2)
 
 
 def hint_equals_the_loops(loss: Loss) -> None:
@@ -85,26 +93,6 @@ def map_of_two_channels(attention: Loss) -> None:
     assert_close(attention(feature, power=1), expected)
 
 
-def map_unchanged(attention: Loss, change: Callable[[Tensor], Tensor]) -> None:
-    feature = normal(5, 6, 3, 4)
-    for power in (1, 2, 4):
-        assert_close(attention(change(feature), power=power), attention(feature, power=power), rtol=1e-9, atol=1e-12)
-
-
-def map_unchanged_by_scale(attention: Loss) -> None:
-    for scale in (1e-3, 7, -2):
-        map_unchanged(attention, lambda feature, scale=scale: scale * feature)
-    map_unchanged(attention, lambda feature: feature * torch.linspace(0.5, 2, 5)[:, None, None, None])
-
-
-def map_unchanged_by_the_order_of_channels(attention: Loss) -> None:
-    map_unchanged(attention, lambda feature: feature[:, [3, 0, 5, 1, 4, 2]])
-
-
-def map_unchanged_by_the_sign_of_channels(attention: Loss) -> None:
-    map_unchanged(attention, lambda feature: feature * torch.tensor([1, -1, 1, 1, -1, -1])[:, None, None])
-
-
 def map_is_that_of_the_channel_mean(attention: Loss) -> None:
     feature = normal(5, 6, 3, 4)
     for power in (1, 2, 4):
@@ -117,11 +105,6 @@ def map_has_length_1_and_no_negative_place(attention: Loss) -> None:
     assert found.shape == (5, 12)
     assert (found >= 0).all()
     assert_close(found.norm(dim=1), torch.ones(5, dtype=torch.float64))
-
-
-def map_of_each_sample_is_its_own(attention: Loss) -> None:
-    feature = normal(5, 6, 3, 4)
-    assert_close(attention(feature, power=2)[2:3], attention(feature[2:3], power=2))
 
 
 def map_of_nothing_is_nothing_with_a_finite_gradient(attention: Loss) -> None:
@@ -137,12 +120,8 @@ def map_of_nothing_is_nothing_with_a_finite_gradient(attention: Loss) -> None:
 ATTENTION = [
     map_equals_the_loops,
     map_of_two_channels,
-    map_unchanged_by_scale,
-    map_unchanged_by_the_order_of_channels,
-    map_unchanged_by_the_sign_of_channels,
     map_is_that_of_the_channel_mean,
     map_has_length_1_and_no_negative_place,
-    map_of_each_sample_is_its_own,
     map_of_nothing_is_nothing_with_a_finite_gradient,
 ]
 
@@ -185,19 +164,6 @@ def transfer_adds_over_layers(loss: Loss) -> None:
     assert close(loss(students, teachers), sum(alone))
 
 
-def transfer_is_blind_to_scale_and_order_of_channels(loss: Loss) -> None:
-    students, teachers = layers()
-    changed = [7 * feature.flip(1) for feature in students]
-    assert close(loss(changed, teachers), loss(students, teachers))
-    assert close(loss(students, [0.01 * feature.flip(1) for feature in teachers]), loss(students, teachers))
-
-
-def transfer_is_the_mean_over_the_batch(loss: Loss) -> None:
-    students, teachers = layers()
-    alone = [loss([s[[i]] for s in students], [t[[i]] for t in teachers]) for i in range(3)]
-    assert close(loss(students, teachers), sum(alone) / 3)
-
-
 def transfer_is_zero_where_both_look_alike(loss: Loss) -> None:
     students, _ = layers()
     alike = [torch.cat([3 * feature, -4 * feature], 1) for feature in students]
@@ -210,8 +176,6 @@ TRANSFER = [
     transfer_of_opposite_looks,
     transfer_pools_the_larger_feature,
     transfer_adds_over_layers,
-    transfer_is_blind_to_scale_and_order_of_channels,
-    transfer_is_the_mean_over_the_batch,
     transfer_is_zero_where_both_look_alike,
 ]
 
@@ -468,198 +432,6 @@ def test_stage_2_is_distillation_of_the_whole_student(tiny_split: Callable[..., 
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
 
-# Derivatives, precision, edges.
-
-
-def transfer_on_two_layers(**options: Any) -> Any:
-    """Attention transfer on two layers made from one feature each, the second of them pooled."""
-
-    def loss(student: Tensor, teacher: Tensor) -> Tensor:
-        return attention_transfer_loss([student, student], [teacher, teacher[..., ::2, ::2]], **options)
-
-    return pytest.param(loss, id=f"attention_transfer_loss {options}")
-
-
-EVERY_LOSS = [
-    pytest.param(hint_loss, id="hint_loss"),
-    transfer_on_two_layers(power=2),
-    transfer_on_two_layers(power=4),
-    transfer_on_two_layers(paper_form=True),
-]
-
-
-def example() -> tuple[Tensor, Tensor]:
-    """Features (B, C, H, W) of a small batch."""
-    return normal(3, 2, 4, 4, seed=1), normal(3, 2, 4, 4, seed=2)
-
-
-@pytest.mark.parametrize("loss", EVERY_LOSS)
-def test_gradients_of_student_and_teacher_pass_gradcheck(loss: Loss) -> None:
-    student, teacher = example()
-    assert torch.autograd.gradcheck(loss, (student.requires_grad_(), teacher.requires_grad_()))
-
-
-@pytest.mark.parametrize("power", [1, 2, 3.5])
-def test_gradient_of_an_attention_map_passes_gradcheck(power: float) -> None:
-    feature = normal(2, 3, 2, 2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda feature: attention_map(feature, power=power), feature)
-
-
-@pytest.mark.parametrize("paper_form", [False, True])
-def test_equal_features_give_zero_and_a_zero_gradient(paper_form: bool) -> None:
-    student, _ = example()
-    assert hint_loss(student, student.clone()) == 0
-    assert gradient(hint_loss, student, student.clone()).abs().max() == 0
-    assert attention_transfer_loss([student], [student.clone()], paper_form=paper_form) == 0
-    found = gradient(lambda s: attention_transfer_loss([s], [student], paper_form=paper_form), student)
-    assert found.abs().max() == 0  # the paper's norm has a kink here, and its gradient is not NaN
-
-
-@pytest.mark.parametrize("loss", EVERY_LOSS)
-def test_a_loss_is_positive_where_features_differ(loss: Loss) -> None:
-    for seed in range(20):
-        assert loss(normal(3, 2, 4, 4, seed=seed), normal(3, 2, 4, 4, seed=50 + seed)) > 1e-6
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("loss", EVERY_LOSS)
-def test_every_precision_gives_the_float64_value_and_a_gradient_of_its_own_type(loss: Loss, dtype: torch.dtype) -> None:
-    student, teacher = (feature.to(dtype) for feature in example())
-    value = loss(student, teacher)
-    assert value.shape == ()
-    assert value.dtype == torch.promote_types(dtype, torch.float32)
-    assert value.item() == pytest.approx(loss(student.double(), teacher.double()).item(), rel=1e-5)
-    found, exact = gradient(loss, student, teacher), gradient(loss, student.double(), teacher.double())
-    assert found.dtype == dtype
-    half = dtype in (torch.float16, torch.bfloat16)
-    assert_close(found.double(), exact, rtol=1e-4, atol=float(exact.abs().max()) * (1e-2 if half else 1e-5))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("loss", EVERY_LOSS)
-def test_gradients_are_finite_at_zeros_repeats_and_extremes(loss: Loss, dtype: torch.dtype) -> None:
-    student, teacher = (feature.to(dtype) for feature in example())
-    twins, one_zero, one_huge = (student.clone() for _ in range(3))
-    twins[0], one_zero[1], one_huge[2] = twins[1], 0, 1e4
-    nothing = torch.zeros_like(student)
-    for hard in (twins, one_zero, one_huge, nothing, nothing + 3, 1e-8 * student, 1e4 * student):
-        for s, t in ((hard, teacher), (teacher, hard), (hard, hard.clone())):
-            assert torch.isfinite(loss(s, t))
-            assert torch.isfinite(gradient(loss, s, t)).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("size", [1e-8, 1e4])
-def test_tiny_and_huge_features_keep_their_attention_map(size: float, dtype: torch.dtype) -> None:
-    feature = example()[0].to(dtype)
-    assert_close(attention_map(size * feature), attention_map(feature))
-
-
-@pytest.mark.parametrize("loss", EVERY_LOSS)
-def test_the_number_of_operations_does_not_grow_with_the_batch(loss: Loss) -> None:
-    small, large = (
-        graph_size(loss(normal(batch, 2, 4, 4).requires_grad_(), normal(batch, 2, 4, 4))) for batch in (1, 9)
-    )
-    assert small == large
-
-
-# Refusals.
-
-FEATURE = torch.zeros(2, 3, 4, 4)
-
-
-def transfer_to_a_map(feature: Tensor, **options: Any) -> Tensor:
-    return attention_transfer_loss([FEATURE], [feature], **options)
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "error", "words"),
-    [
-        pytest.param(
-            FEATURE, FEATURE[:1], ValueError, r"\(2, 3, 4, 4\).*\(1, 3, 4, 4\) must have one shape", id="batch"
-        ),
-        pytest.param(FEATURE, FEATURE[:, :1], ValueError, r"\(2, 3, 4, 4\).*\(2, 1, 4, 4\)", id="would broadcast"),
-        pytest.param(FEATURE, FEATURE.flatten(1), ValueError, r"\(2, 48\) must have one shape", id="flat"),
-        pytest.param(FEATURE[:0], FEATURE[:0], ValueError, r"\(0, 3, 4, 4\) are empty", id="empty"),
-        pytest.param(FEATURE, FEATURE.long(), TypeError, "teacher features must be floating point", id="integers"),
-        pytest.param(FEATURE, None, TypeError, "teacher features must be a tensor, not NoneType", id="no teacher"),
-    ],
-)
-def test_a_hint_of_another_shape_is_refused(student: Any, teacher: Any, error: Any, words: str) -> None:
-    with pytest.raises(error, match=words):
-        hint_loss(student, teacher)
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "words"),
-    [
-        pytest.param(
-            (4,), (3, 7, 7), r"\(4,\) and \(3, 7, 7\) must both be vectors .* or both maps", id="kinds differ"
-        ),
-        pytest.param((4, 4), (4, 4), "must both be vectors", id="neither vector nor map"),
-        pytest.param((), (), "must both be vectors", id="scalars"),
-        pytest.param((5, 16, 14, 14), (5, 64, 7, 7), "without the batch", id="with the batch"),
-        pytest.param(
-            (3, 6, 7), (3, 7, 7), r"\(3, 6, 7\) is smaller than the hint .* earlier student stage", id="too low"
-        ),
-        pytest.param((3, 7, 6), (3, 7, 7), r"\(3, 7, 6\) is smaller than the hint", id="too narrow"),
-    ],
-)
-def test_shapes_that_no_regressor_joins_are_refused(student: tuple, teacher: tuple, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        HintRegressor(student, teacher)
-
-
-@pytest.mark.parametrize(
-    ("feature", "options", "error", "words"),
-    [
-        pytest.param(FEATURE[0], {}, ValueError, r"height, width\), not \(3, 4, 4\)", id="no batch"),
-        pytest.param(torch.zeros(2, 10), {}, ValueError, r"\(2, 10\); logits have no map", id="logits"),
-        pytest.param(FEATURE[:0], {}, ValueError, r"\(0, 3, 4, 4\) are empty", id="empty"),
-        pytest.param(FEATURE.long(), {}, TypeError, "must be floating point, not torch.int64", id="integers"),
-        pytest.param(FEATURE, {"power": 0.5}, ValueError, "power must be 1 or more, not 0.5", id="power below 1"),
-        pytest.param(FEATURE, {"power": math.nan}, ValueError, "power must be 1 or more, not nan", id="power nan"),
-    ],
-)
-@pytest.mark.parametrize("call", [attention_map, transfer_to_a_map], ids=name)
-def test_what_has_no_attention_map_is_refused(
-    call: Loss, feature: Tensor, options: dict, error: Any, words: str
-) -> None:
-    with pytest.raises(error, match=words):
-        call(feature, **options)
-
-
-@pytest.mark.parametrize(
-    ("students", "teachers", "error", "words"),
-    [
-        pytest.param(FEATURE, FEATURE, TypeError, r"must be lists .* wrap a single one in \[ \]", id="not lists"),
-        pytest.param([FEATURE], FEATURE, TypeError, "must be lists", id="one list"),
-        pytest.param([], [], ValueError, "0 student layers and 0 teacher layers .* one at least", id="no layers"),
-        pytest.param([FEATURE], [FEATURE] * 2, ValueError, "1 student layers and 2 teacher layers", id="other numbers"),
-        pytest.param([FEATURE], [FEATURE[:1]], ValueError, "batches of 2 and 1 features.*same samples", id="batches"),
-        pytest.param([None], [FEATURE], TypeError, "must be a tensor, not NoneType", id="nothing"),
-    ],
-)
-def test_layers_that_cannot_be_compared_are_refused(students: Any, teachers: Any, error: Any, words: str) -> None:
-    with pytest.raises(error, match=words):
-        attention_transfer_loss(students, teachers)
-
-
-@pytest.mark.parametrize(
-    ("losses", "weights", "words"),
-    [
-        pytest.param([], None, "layer_losses is empty; give one loss per layer", id="none"),
-        pytest.param([torch.tensor(1.0)], [1, 2], "1 layer losses need as many weights, not 2", id="too many"),
-        pytest.param(
-            [torch.tensor(1.0)] * 2, torch.ones(1), "2 layer losses need as many weights, not 1", id="too few"
-        ),
-    ],
-)
-def test_a_layerwise_loss_wants_a_weight_per_layer(losses: list, weights: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        layerwise_loss(losses, weights)
-
-
 # Deliberate breaks: the mistakes that tutorials and libraries repeat. Each runs, each returns a number, and each fails
 # the property beside it.
 
@@ -778,18 +550,18 @@ WRONG: list[Any] = [
     (hint_as_a_distance, on_two_features, hint_of_two_samples),
     (map_of_the_largest_channel, on_one_feature, map_of_two_channels),
     (map_of_the_largest_channel, on_one_feature, map_is_that_of_the_channel_mean),
-    (map_without_normalisation, on_one_feature, map_unchanged_by_scale),
+    (map_without_normalisation, on_one_feature, of(MAP, is_unchanged_by, scale)),
     (map_that_adds_up_to_1, on_one_feature, map_of_two_channels),
-    (map_by_softmax, on_one_feature, map_unchanged_by_scale),
-    (map_without_absolute_values, on_one_feature, map_unchanged_by_the_sign_of_channels),
-    (map_of_the_first_channel, on_one_feature, map_unchanged_by_the_order_of_channels),
-    (map_normalised_over_the_batch, on_one_feature, map_of_each_sample_is_its_own),
+    (map_by_softmax, on_one_feature, of(MAP, is_unchanged_by, scale)),
+    (map_without_absolute_values, on_one_feature, of(MAP, is_unchanged_by, first(sign_of_channels))),
+    (map_of_the_first_channel, on_one_feature, of(MAP, is_unchanged_by, first(flipped_columns))),
+    (map_normalised_over_the_batch, on_one_feature, of(MAP, is_the_mean_over_the_samples)),
     (map_over_a_bare_root, on_one_feature, map_of_nothing_is_nothing_with_a_finite_gradient),
     (transfer_of_largest_channels, on_layers, transfer_equals_the_loops),
-    (transfer_without_normalisation, on_layers, transfer_is_blind_to_scale_and_order_of_channels),
+    (transfer_without_normalisation, on_layers, of(TRANSFER_CASE, is_unchanged_by, scale)),
     (transfer_meant_over_layers, on_layers, transfer_adds_over_layers),
     (transfer_summed_over_places, on_layers, transfer_of_opposite_looks),
-    (transfer_summed_over_the_batch, on_layers, transfer_is_the_mean_over_the_batch),
+    (transfer_summed_over_the_batch, on_layers, of(TRANSFER_CASE, is_the_mean_over_the_samples)),
     (transfer_by_picking_places, on_layers, transfer_pools_the_larger_feature),
     (transfer_by_largest_places, on_layers, transfer_pools_the_larger_feature),
     (transfer_of_features, on_layers, transfer_is_zero_where_both_look_alike),
@@ -866,9 +638,3 @@ def whole_student_on_hint_and_labels(
 )
 def test_a_wrong_first_stage_is_caught(wrong: Training, tiny_split: Callable[..., Split]) -> None:
     assert is_caught(wrong, lambda stage: trains_guided_layers_and_regressor_and_nothing_else(stage, tiny_split(24)))
-
-
-def test_attention_names_the_side_that_is_wrong() -> None:
-    maps = torch.rand(2, 3, 4, 4)
-    with pytest.raises(TypeError, match=r"^teacher features must be floating point"):
-        attention_transfer_loss([maps], [maps.long()])

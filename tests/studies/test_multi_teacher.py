@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
+from imagined import imagined
 
 from kd_course import studies
 from kd_course.data import Data
 from kd_course.evaluation import errors
 from kd_course.inference import predict
-from kd_course.studies import ensembles
+from kd_course.studies import multi_teacher
 from kd_course.studies.multi_teacher import costs, pareto
 
 BUDGET = {"labels": 100, "seen": 200}
 COSTS = ("latency_1_ms", "latency_256_ms", "parameters", "bytes", "training_seconds")
-RECIPES = list(studies.study("multi_teacher", fast=True).recipes)
-
-
-def imagined(seed: int = 0, *, seeds: int = 5) -> pd.DataFrame:
-    """Runs with numbers out of thin air."""
-    generator = np.random.default_rng(seed)
-    rows = []
-    for number in range(seeds):
-        for name in RECIPES:
-            values = {metric: generator.uniform(0.1, 1) for metric in ("nll", "ece", *COSTS)}
-            values |= {metric: generator.integers(100, 150) for metric in ("errors", "validation_errors")}
-            rows.append({"recipe": name, "seed": number, **values})
-    return pd.DataFrame(rows)
+STUDY = studies.study("multi_teacher", fast=True)
+RECIPES = list(STUDY.arms)
 
 
 # --- the entries ----------------------------------------------------------------------------------------------------
@@ -62,54 +50,55 @@ def test_what_belongs_together_adds_up(runs: pd.DataFrame):
     assert cost.loc["best single", "parameters"] < whole["parameters"]
     assert cost.loc["best single", "training_seconds"] == whole["training_seconds"]  # to choose it, all must be trained
     for name in RECIPES[4:]:
-        assert cost.loc[name, "parameters"] == (50_890 if name.startswith("small") else 105_866)
-        taught_by = {"student from four seeds": "ensemble of four seeds"}.get(name, "simple ensemble")
-        if "scratch" not in name:
+        columns = STUDY.arms[name].columns
+        assert cost.loc[name, "parameters"] == (50_890 if columns["network"] == "small" else 105_866)
+        taught_by = "ensemble of four seeds" if columns["teacher"] == "four seeds" else "simple ensemble"
+        if columns["method"] == "distilled":
             assert cost.loc[name, "training_seconds"] > cost.loc[taught_by, "training_seconds"]
     assert cost.loc["small student from scratch", "latency_1_ms"] < whole["latency_1_ms"]
 
 
 def test_the_best_single_is_chosen_on_validation(digits: Data):
-    members, seconds = ensembles._members(digits, 3, 100, 200)
+    members, seconds = multi_teacher._members(digits, 3, 100, 200)
     counts = [errors(predict(member, digits.validation), digits.validation.labels) for member in members]
     assert len(set(counts)) > 1 and seconds > 0
-    chosen = ensembles._best(members, digits)
+    chosen = multi_teacher._best(members, digits)
     assert errors(predict(chosen, digits.validation), digits.validation.labels) == min(counts)
 
 
 def test_four_seeds_share_their_images_and_not_their_weights(digits: Data):
-    members, _ = ensembles._members(digits, 3, 100, 200, one="StudentNet")
+    members, _ = multi_teacher._members(digits, 3, 100, 200, one="StudentNet")
     first = [next(member.parameters()) for member in members]
     assert len(members) == 4
     assert all(not torch.equal(first[0], other) for other in first[1:])
-    student, _ = ensembles._labelled(digits, 3, 3 + ensembles.STUDENT_SEED, "StudentNet", 100, 200)
+    student, _ = multi_teacher._labelled(digits, 3, 3 + multi_teacher.STUDENT_SEED, "StudentNet", 100, 200)
     assert all(not torch.equal(next(student.parameters()), one) for one in first)
 
 
 def test_students_of_unlabelled_images_never_read_a_label(digits: Data, monkeypatch: pytest.MonkeyPatch):
     seen = []
-    train = ensembles._train
+    train = multi_teacher._train
 
     def spy(network, objective, split, **options):
         seen.append(split)
         return train(network, objective, split, **options)
 
-    monkeypatch.setattr(ensembles, "_train", spy)
+    monkeypatch.setattr(multi_teacher, "_train", spy)
     common = {"network": "small", "teacher": "ensemble", "temperature": 2.0, **BUDGET}
-    ensembles.student(digits, 3, images=300, alpha=1.0, **common)
+    multi_teacher.student(digits, 3, images=300, alpha=1.0, **common)
     assert len(seen[-1]) == 300 and (seen[-1].labels == -1).all()
-    ensembles.student(digits, 3, images=100, alpha=0.9, **common)
+    multi_teacher.student(digits, 3, images=100, alpha=0.9, **common)
     assert len(seen[-1]) == 100 and (seen[-1].labels >= 0).all()
     assert seen[-1].teacher_logits is not None
 
 
 def test_a_student_of_the_best_single_hears_that_one_alone(digits: Data, monkeypatch: pytest.MonkeyPatch):
     tables = []
-    average = ensembles.average_probabilities
-    monkeypatch.setattr(ensembles, "average_probabilities", lambda z, **T: tables.append(z) or average(z, **T))
+    average = multi_teacher.average_probabilities
+    monkeypatch.setattr(multi_teacher, "average_probabilities", lambda z, **T: tables.append(z) or average(z, **T))
     for teacher in ("best single", "ensemble", "four seeds"):
         options = {"network": "small", "images": 100, "temperature": 2.0, "alpha": 0.9}
-        ensembles.student(digits, 3, teacher=teacher, **options, **BUDGET)
+        multi_teacher.student(digits, 3, teacher=teacher, **options, **BUDGET)
     assert [len(table) for table in tables] == [1, 4, 4]
     assert not torch.equal(tables[1], tables[2])
 
@@ -127,7 +116,7 @@ def test_the_front_is_what_nothing_beats():
 
 
 def test_costs_are_medians_of_time_and_means_of_the_rest():
-    made = imagined()
+    made = imagined(STUDY)
     for name in RECIPES:
         own, cost = made[made["recipe"] == name], costs(made).loc[name]
         assert cost["latency_1_ms"] == own["latency_1_ms"].median()
@@ -136,8 +125,8 @@ def test_costs_are_medians_of_time_and_means_of_the_rest():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_cost_table_says_what_the_runs_say(seed: int):
-    made = imagined(seed)
-    shown = ensembles.table(made)
+    made = imagined(STUDY, seed)
+    shown = multi_teacher.table(made)
     assert list(shown.index) == RECIPES
     for name in RECIPES:
         own = made[made["recipe"] == name]
@@ -149,11 +138,11 @@ def test_the_cost_table_says_what_the_runs_say(seed: int):
 
 
 def test_neighbouring_labels_of_the_figure_keep_their_distance():
-    placed = ensembles._spread([1.0, 1.1, 1.15, 5.0], 1.5)
+    placed = multi_teacher._spread([1.0, 1.1, 1.15, 5.0], 1.5)
     assert all(after / before >= 1.5 - 1e-9 for before, after in pairwise(placed))
-    assert ensembles._spread([1.0, 2.0], 1.5) == [1.0, 2.0]
-    assert ensembles._column(pd.Series([0.1, 0.5, 0.11, 0.03])).to_dict() == {3: 0, 0: 1, 2: 1, 1: 2}
+    assert multi_teacher._spread([1.0, 2.0], 1.5) == [1.0, 2.0]
+    assert multi_teacher._column(pd.Series([0.1, 0.5, 0.11, 0.03])).to_dict() == {3: 0, 0: 1, 2: 1, 1: 2}
 
 
 def test_the_text_below_the_figure_describes_it():
-    assert re.match(r"Test errors against the time", ensembles.figure.__doc__)
+    assert multi_teacher.figure.__doc__.startswith("Test errors against the time")

@@ -52,14 +52,19 @@ def test_the_bias_by_prior_never_takes_away() -> None:
 
 def test_the_claims_count_what_they_say() -> None:
     ways = {"errors": [30, 32], "errors_validation": [20, 20], "errors_prior": [21, 23]}
-    runs = pd.DataFrame({"recipe": "no 3s", "seed": [0, 1], "errors_on_missing": [500, 508]} | ways)
-    saved = omitted.errors_saved(runs, way="errors_validation", recipe="no 3s")
-    by_labels = omitted.errors_saved(runs, way="errors_validation", over="errors_prior", recipe="no 3s")
-    missed = omitted.missed_beyond_half(runs, recipe="no 3s")
+    gap = omitted.GAPS["no 3s"]
+    runs = pd.DataFrame({"recipe": "no 3s", "seed": [0, 1], "errors_on_missing": [500, 508]} | ways).assign(
+        **gap.columns
+    )
+    saved = omitted.errors_saved(runs, way="_validation", gap=gap)
+    by_labels = omitted.errors_saved(runs, way="_validation", baseline="_prior", gap=gap)
+    missed = omitted.missed_beyond_half(runs, gap=gap)
     assert (saved.mean, by_labels.mean, missed.mean) == (11, 2, 504 - 505)
+    claim = studies.study("omitted").claim("unseen_is_unknown_no_3")
+    assert claim.estimate(runs) == "misses 504.0 ± 50.8 of 1,010 images of the 3s"  # t(1) = 12.71 times 4
+    assert claim.verdict(runs) == "inconclusive"
 
 
 def test_the_unseen_images_are_counted_right(mnist: Data) -> None:
-    for recipe, made in studies.study("omitted").recipes.items():
-        unseen = torch.isin(mnist.test.labels, torch.tensor(made.keywords["missing"])).sum()
-        assert unseen == omitted.UNSEEN[recipe]
+    for gap in omitted.GAPS.values():
+        assert gap.images == torch.isin(mnist.test.labels, torch.tensor(gap.missing)).sum()
