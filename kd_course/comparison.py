@@ -50,8 +50,12 @@ def compare(
 
     Args:
         recipes: by name; options are fixed with ``functools.partial`` and must be plain values (numbers, strings).
-            What a function takes from its surroundings cannot be seen: pass all that matters as an option.
-        data: handed to each recipe. seeds: at least one. cache: a folder, or None. progress: show a bar.
+            Functions, classes and plain values that a recipe finds around it count; the insides of other objects
+            cannot be seen, so pass what matters as an option.
+        data: handed to each recipe.
+        seeds: at least one.
+        cache: a folder, or None to remember nothing.
+        progress: show a bar.
 
     Returns:
         A table with one row per run: ``recipe``, ``seed`` and the recipe's numbers; in its ``attrs``, ``"seconds"``
@@ -62,6 +66,7 @@ def compare(
             before, or a damaged file in the cache.
         TypeError: with a cache, an option that is not a plain value, or a recipe whose source does not tell what it
             does: a lambda, a function that closes over variables, an object.
+        OSError: with a cache, a recipe that uses something whose source is not available.
     """
     import pandas as pd
 
@@ -96,12 +101,14 @@ def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
     """The table of a comparison: mean and 95 % interval per recipe, and the paired difference to the baseline.
 
     Args:
-        runs: from :func:`compare`, with two seeds or more. metric: one of its columns. baseline: one of its recipes.
+        runs: from :func:`compare`, with two seeds or more.
+        metric: one of its columns.
+        baseline: one of its recipes.
 
     Returns:
         One row per recipe, in the order they ran: ``n``, ``mean``, ``±``; and ``difference``, ``low``, ``high`` (recipe
-        minus baseline, seed by seed; blank for the baseline itself) with ``told apart``, true where that interval
-        excludes 0.
+        minus baseline, seed by seed; blank for the baseline itself) with ``excludes 0``, true where that 95 % interval
+        excludes 0 and so the difference is not inconclusive.
 
     Raises:
         ValueError: no such metric or baseline, a single seed, or recipes that ran with different seeds.
@@ -118,15 +125,15 @@ def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
     rows = {}
     for name in known:
         own = mean_interval(by_recipe[name])
-        gain = paired_difference(by_recipe[name], by_recipe[baseline])
+        difference = paired_difference(by_recipe[name], by_recipe[baseline])
         rows[name] = {
             "n": own.n,
             "mean": own.mean,
             "±": own.half_width,
-            "difference": gain.mean,
-            "low": gain.low,
-            "high": gain.high,
-            "told apart": gain.excludes_zero(),
+            "difference": difference.mean,
+            "low": difference.low,
+            "high": difference.high,
+            "excludes 0": difference.excludes_zero(),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
     table.loc[baseline, ["difference", "low", "high"]] = math.nan

@@ -41,6 +41,7 @@ def cache_key(recipe: Callable, data_checksum: str) -> dict[str, object]:
     Raises:
         TypeError: an option that is not a plain value, or a recipe whose source does not tell what it does: a lambda, a
             function that closes over variables, an object.
+        OSError: the source of the recipe, or of something that it uses, is not available.
     """
     options: dict[str, object] = {}
     while isinstance(recipe, partial):
@@ -59,7 +60,8 @@ def cache_key(recipe: Callable, data_checksum: str) -> dict[str, object]:
         json.dumps(options)
     except TypeError as error:
         raise TypeError(f"options of a cached recipe must be plain values ({error}): {options}") from None
-    return {"meaning": meaning(recipe, Data, Split), "options": options, "data": data_checksum, "torch": torch.__version__}
+    code = meaning(recipe, Data, Split)
+    return {"meaning": code, "options": options, "data": data_checksum, "torch": torch.__version__}
 
 
 def load_or_run(
@@ -118,7 +120,7 @@ def fingerprint(data: Data) -> str:
 
 @lru_cache
 def package_checksum() -> str:
-    """A checksum of every source file of this package: which version of the code made a run, to the letter."""
+    """A checksum of every source file of this package, as they were when first asked for: which code made a run."""
     digest = hashlib.sha256()
     package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):

@@ -464,7 +464,7 @@ def specimen() -> Lesson:
 
 - name it
 - see it
-- mend it
+- fix it
 
 **Prerequisites**: none
 
@@ -577,7 +577,7 @@ BREAKS: list[tuple[str, Callable[[Lesson], None]]] = [
     ("opens_with_what_a_learner_wants_to_know", replaced(0, "blob/main/notebooks/01", "blob/main/notebooks/02")),
     ("opens_with_what_a_learner_wants_to_know", replaced(0, "lab/tree/notebooks/01", "lab/tree/notebooks/02")),
     ("opens_with_what_a_learner_wants_to_know", replaced(0, f"gh/{SLUG}", "gh/some/fork")),
-    ("opens_with_what_a_learner_wants_to_know", replaced(0, "- mend it\n", "")),
+    ("opens_with_what_a_learner_wants_to_know", replaced(0, "- fix it\n", "")),
     ("opens_with_what_a_learner_wants_to_know", replaced(0, "Prerequisites", "Before")),
     ("opens_with_what_a_learner_wants_to_know", replaced(0, "15 minutes to teach", "a while")),
     ("opens_with_what_a_learner_wants_to_know", replaced(0, "20 s to run", "20 seconds")),

@@ -73,7 +73,7 @@ class Given:
 
     Args:
         arguments: tensors, numbers, modules, dicts of these.
-        otherwise: what to say when the answer is wrong here and no mistake is recognised; the exercise's text if None.
+        otherwise: what to say when the answer is wrong here and no mistake matches; the exercise's text if None.
     """
 
     def __init__(self, *arguments: Any, otherwise: str | None = None) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from kd_course.checks._exercise import Exercise, Given, as_expected
 
 Z = torch.tensor([[2.0, 1.0, -1.0, 0.5], [0.0, 3.0, 2.5, -2.0], [1.0, -4.0, 1.5, 0.0]], dtype=torch.float64)
+WIDE = torch.tensor([[30.0, 0.0], [0.0, -30.0], [7.15, 0.0]], dtype=torch.float64)  # exp(715) is just too much
 TEACHER_Z = Z.flip(0) + torch.tensor([0.0, 1.0, -1.0, 0.5])
 
 
@@ -34,7 +35,7 @@ temperature_softmax = Exercise(
     inputs=[
         Given(Z, 4.0),
         Given(Z, 0.5, otherwise="right at T = 4 but not at T = 0.5; use the argument, for every T above 0."),
-        Given(torch.tensor([[30.0, 0.0], [0.0, -30.0]], dtype=torch.float64), 0.01, otherwise=OVERFLOW),
+        Given(WIDE, 0.01, otherwise=OVERFLOW),
     ],
     solution=_soft,
     mistakes={
@@ -61,6 +62,15 @@ temperature_softmax = Exercise(
         "these are logarithms of probabilities; leave the logarithm out.": lambda z, T: (z / T).log_softmax(1),
         "the exponentials of z / T are right; now divide each row by its sum.": lambda z, T: (z / T).exp(),
         OVERFLOW: lambda z, T: _normalised((z / T).exp()),
+        "a maximum is subtracted, but that of z, and at T = 0.01 the scaled logits are a hundred times larger: divide "
+        "by T first, then subtract each row's maximum of z / T.": (
+            lambda z, T: _normalised((z / T - z.amax(1, keepdim=True)).exp()),
+            lambda z, T: _normalised((z / T - z.max()).exp()),
+        ),
+        "the maximum of the whole batch is subtracted, and at T = 0.01 the other rows underflow to 0 / 0: subtract "
+        "each *row's* own maximum (`amax(dim=1, keepdim=True)`).": lambda z, T: _normalised(
+            (z / T - (z / T).max()).exp()
+        ),
     },
     otherwise="the rows are not exp(z / T) divided by their own sum; compare with the formula above.",
     praise="softmax(z / T), row by row, and a very small T does no harm.",
@@ -81,8 +91,7 @@ def _reverse_gradient(s: Tensor, t: Tensor, T: float) -> Tensor:
 
 
 soft_target_gradient = Exercise(
-    task="`submission(student_logits, teacher_logits, temperature)` is T (s_T - t_T) / B, shape (B, C): the gradient of "
-    "T²·KL with respect to the student's logits.",
+    task="`submission(student_logits, teacher_logits, temperature)` is T (s_T - t_T) / B, the gradient of T²·KL.",
     inputs=[
         Given(Z, TEACHER_Z, 5.0),
         Given(

@@ -1,4 +1,4 @@
-"""Running a study and reading its result file; who has only the file can still read it."""
+"""Running a study, and reading its result file."""
 
 from __future__ import annotations
 

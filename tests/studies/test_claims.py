@@ -98,18 +98,18 @@ def test_verdicts_are_rows_with_keys() -> None:
         saves_errors("kd_helps", {"method": "KD"}, {"method": "scratch"}, "It helps.", family="kd"),
         saves_errors("labels_help", {"method": "scratch"}, {"method": "KD"}, "It harms.", family="labels"),
     )
-    asked = Analysis(question="?", table=print, figure=print, claims=claims, limitations="")
-    assert verdicts(asked, RUNS).to_dict("records") == [
+    analysis = Analysis(question="?", table=print, figure=print, claims=claims, limitations="")
+    assert verdicts(analysis, RUNS).to_dict("records") == [
         {"key": "kd_helps", "claim": "It helps.", "estimate": "+6.0 ± 2.5 test errors saved", "seeds": 3}
         | {"verdict": "supported"},
         {"key": "labels_help", "claim": "It harms.", "estimate": "-6.0 ± 2.5 test errors saved", "seeds": 3}
         | {"verdict": "contradicted"},
     ]
-    assert verdicts(asked, RUNS, family="labels")["key"].tolist() == ["labels_help"]
-    assert verdicts(asked, None)["verdict"].tolist() == ["not measured"] * 2
-    assert asked.claim("labels_help") is claims[1]
+    assert verdicts(analysis, RUNS, family="labels")["key"].tolist() == ["labels_help"]
+    assert verdicts(analysis, None)["verdict"].tolist() == ["not measured"] * 2
+    assert analysis.claim("labels_help") is claims[1]
     with pytest.raises(KeyError):
-        asked.claim("nothing")
+        analysis.claim("nothing")
 
 
 def every_claim() -> list[tuple[str, Claim]]:
