@@ -1,4 +1,7 @@
-"""What every public function asks of its arguments, and the sentence it answers with when it does not get it."""
+"""What every public function asks of its arguments, and the sentence it answers with when it does not get it.
+
+All raise ``TypeError`` for what is no tensor of the kind they need, and ``ValueError`` for a wrong shape or value.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,7 @@ from torch import Tensor
 
 
 def floating_pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
-    """Both tensors in one floating type, half precision widened to float32, once their shapes are known to agree.
-
-    Raises:
-        TypeError: one is not a floating-point tensor.
-        ValueError: the shapes differ, or the batch is empty.
-    """
+    """Both tensors in one floating type, float32 or wider, once they are known to have one shape and samples."""
     student, teacher = _floating(student, teacher, what)
     if student.shape != teacher.shape:
         raise ValueError(
@@ -29,12 +27,7 @@ def floating_pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, 
 def batch_pair(
     student: Tensor, teacher: Tensor, what: str, *, ndim: int | None = None, least: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """Features of the same samples, of any width each: one floating type, batches of one size, large enough for pairs.
-
-    Raises:
-        TypeError: one is not a floating-point tensor.
-        ValueError: the batch sizes differ or are below ``least``, or a tensor does not have ``ndim`` dimensions.
-    """
+    """Features of the same samples, ``least`` or more, each (B, …) of any width, in one floating type."""
     student, teacher = _floating(student, teacher, what)
     for role, value in (("student", student), ("teacher", teacher)):
         if value.ndim < 2 or ndim not in (None, value.ndim) or 0 in value.shape[1:]:
@@ -50,11 +43,7 @@ def batch_pair(
 
 
 def layer_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Student and teacher side by side, layer by layer.
-
-    Raises:
-        ValueError: the two have different numbers of layers, or none.
-    """
+    """Student and teacher side by side, layer by layer, once they are known to have equally many, and at least one."""
     if len(student) != len(teacher) or not len(student):
         raise ValueError(
             f"{len(student)} student layers and {len(teacher)} teacher layers must be equal in number, and at least one"
@@ -70,12 +59,7 @@ def _floating(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tens
 
 
 def floating_tensor(value: Tensor, what: str) -> Tensor:
-    """One tensor in float32 or wider, once it is known to be a floating-point tensor with something in it.
-
-    Raises:
-        TypeError: it is not a floating-point tensor.
-        ValueError: it is empty.
-    """
+    """One tensor in float32 or wider, once it is known to be a floating-point tensor with something in it."""
     value = widened(value, what)
     _not_empty(value, what)
     return value
@@ -87,11 +71,7 @@ def _not_empty(value: Tensor, what: str) -> None:
 
 
 def widened(value: Tensor, what: str) -> Tensor:
-    """One tensor, which may be empty, in float32 or wider.
-
-    Raises:
-        TypeError: it is not a floating-point tensor.
-    """
+    """One tensor, which may be empty, in float32 or wider."""
     if not isinstance(value, Tensor):
         missing = value is None and what == "teacher logits"
         hint = "; attach teacher logits with split.with_teacher(logits)" if missing else ""
@@ -102,23 +82,13 @@ def widened(value: Tensor, what: str) -> Tensor:
 
 
 def logit_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`floating_pair` for logits, which are (B, C) with at least two classes.
-
-    Raises:
-        TypeError: one is not a floating-point tensor.
-        ValueError: the shapes differ, or are not (B, C) with at least one sample and two classes.
-    """
+    """:func:`floating_pair` for logits, which are (B, C) with at least two classes."""
     student, teacher = floating_pair(student, teacher, "logits")
     return _rows_of_logits(student), teacher
 
 
 def logit_table(logits: Tensor, what: str = "logits") -> Tensor:
-    """One table of logits, which is (B, C) with at least two classes, in float32 or wider.
-
-    Raises:
-        TypeError: it is not a floating-point tensor.
-        ValueError: it is not (B, C) with at least one sample and two classes.
-    """
+    """One table of logits, which is (B, C) with at least two classes, in float32 or wider."""
     return _rows_of_logits(floating_tensor(logits, what))
 
 
@@ -126,10 +96,6 @@ def labelled_logits(logits: Tensor, labels: Tensor, what: str = "student logits"
     """Logits (B, C) and their labels (B,) as ``F.cross_entropy`` wants them: float32 or wider, and int64.
 
     The range of labels is checked on the CPU only; elsewhere it would make the device wait.
-
-    Raises:
-        TypeError: the logits are not a floating-point tensor, or the labels not a tensor.
-        ValueError: the logits are not (B, C), or the labels not one class number for each of them.
     """
     logits = logit_table(logits, what)
     batch, classes = logits.shape
@@ -152,55 +118,35 @@ def _rows_of_logits(logits: Tensor) -> Tensor:
 
 
 def positive(value: float, name: str) -> float:
-    """``value`` if it is a finite number above 0.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """``value`` if it is a finite number above 0."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
     return value
 
 
 def not_negative(value: float, name: str) -> float:
-    """``value`` if it is a finite number, 0 or more.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """``value`` if it is a finite number, 0 or more."""
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number, 0 or more, not {value!r}")
     return value
 
 
 def at_least(value: float, least: float, name: str) -> float:
-    """``value`` if it is ``least`` or more; infinity is allowed, not-a-number is not.
-
-    Raises:
-        ValueError: it is less.
-    """
+    """``value`` if it is ``least`` or more; infinity is allowed, not-a-number is not."""
     if not value >= least:
         raise ValueError(f"{name} must be {least} or more, not {value!r}")
     return value
 
 
 def fraction(value: float, name: str) -> float:
-    """``value`` if it lies in [0, 1].
-
-    Raises:
-        ValueError: it does not.
-    """
+    """``value`` if it lies in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie between 0 and 1, not {value!r}")
     return value
 
 
 def one_label_each(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logits (N, C), once they are known to have one label each.
-
-    Raises:
-        ValueError: the shapes are not (N, C) and (N,) with one N of 1 or more.
-    """
+    """The logits (N, C), once they are known to have one label each."""
     if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels) or not len(labels):
         raise ValueError(
             f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (N, classes) and (N,) "
@@ -210,11 +156,7 @@ def one_label_each(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def same_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    """Check that both are logits (N, C) of one shape.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Check that both are logits (N, C) of one shape."""
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} "

@@ -1,7 +1,8 @@
 """Many teachers: average their predictions, weight them, and measure how much they differ.
 
 The functions work on a table of member logits (M, N, C), M members by N samples by C classes, which
-:func:`member_logits` makes once; :class:`Ensemble` is the same average as one network, for deployment and latency.
+:func:`member_logits` makes once, and raise ``ValueError`` for a table of another shape. :class:`Ensemble` is the same
+average as one network, for deployment and latency.
 """
 
 from __future__ import annotations
@@ -22,14 +23,7 @@ Average = Literal["probabilities", "logits"]
 
 
 def member_logits(members: Sequence[nn.Module], split: Split) -> Tensor:
-    """Logits of every member for every sample of ``split``.
-
-    Args:
-        members: M networks that return logits for the same classes; each is run in evaluation mode.
-        split: N samples.
-
-    Returns:
-        Logits (M, N, C), float32, on the CPU.
+    """Logits (M, N, C), float32, on the CPU, of M networks for N samples; each is run in evaluation mode.
 
     Raises:
         ValueError: there are no members, or they return different numbers of classes.
@@ -57,7 +51,7 @@ def average_probabilities(logits: Tensor, weights: Tensor | None = None, *, temp
         Logits (N, C) of the ensemble, in float32 or wider.
 
     Raises:
-        ValueError: ``logits`` are not (M, N, C), the weights do not fit or do not sum to 1, or T ≤ 0.
+        ValueError: the weights do not fit or do not sum to 1, or T ≤ 0.
 
     >>> two = torch.tensor([[[0.0, 0.0]], [[math.log(3.0), 0.0]]])
     >>> average_probabilities(two).softmax(1)
@@ -86,7 +80,7 @@ def average_logits(logits: Tensor, weights: Tensor | None = None) -> Tensor:
         Logits (N, C) of the ensemble, in float32 or wider.
 
     Raises:
-        ValueError: ``logits`` are not (M, N, C), or the weights do not fit or do not sum to 1.
+        ValueError: the weights do not fit or do not sum to 1.
 
     >>> average_logits(torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]]]))
     tensor([[1., 2.]])
@@ -118,7 +112,7 @@ def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabili
         Weights (M,), positive, summing to 1.
 
     Raises:
-        ValueError: ``logits`` are not (M, N, C), ``labels`` are not (N,), or there is no such average.
+        ValueError: ``labels`` are not (N,), or there is no such average.
     """
     logits = _with_labels(logits.detach().double(), labels)
     a = torch.zeros(len(logits), dtype=torch.float64, requires_grad=True)
@@ -137,14 +131,8 @@ def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabili
 def disagreement(logits: Tensor) -> Tensor:
     """For each pair of members, the fraction of samples for which they predict different classes.
 
-    Args:
-        logits: member logits (M, N, C).
-
     Returns:
         A symmetric table (M, M), in [0, 1], with zeros on the diagonal.
-
-    Raises:
-        ValueError: ``logits`` are not (M, N, C).
     """
     predicted = _checked(logits, None)[0].argmax(2)  # (M, N)
     return (predicted[:, None] != predicted[None]).double().mean(2)
@@ -162,9 +150,6 @@ def error_overlap(logits: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         A symmetric table (M, M), in [0, 1].
-
-    Raises:
-        ValueError: ``logits`` are not (M, N, C), or ``labels`` are not (N,).
     """
     wrong = (_with_labels(logits, labels).argmax(2) != labels).double()  # (M, N)
     shared = wrong @ wrong.T

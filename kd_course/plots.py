@@ -49,12 +49,7 @@ STYLE = {
 def use_course_style() -> None:
     """Switch matplotlib to the style of the course, for every figure that follows."""
     plt.rcdefaults()
-    plt.rcParams.update(
-        {
-            **STYLE,
-            "axes.prop_cycle": plt.cycler(color=plt.style.library["petroff10"]["axes.prop_cycle"].by_key()["color"]),
-        }
-    )
+    plt.rcParams.update(STYLE | {"axes.prop_cycle": plt.style.library["petroff10"]["axes.prop_cycle"]})
 
 
 def show_digits(images: Tensor, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
@@ -99,9 +94,7 @@ def probability_bars(
     if label is not None:
         top = max(values[label], LOG_FLOOR) * 6 if log else values[label] + 0.06
         ax.plot(label, top, "*", color=COLOURS["label"], markersize=11)
-    ax.set_xticks(range(len(values)))
-    ax.set_xlabel("class")
-    ax.set_ylabel("probability")
+    ax.set(xticks=range(len(values)), xlabel="class", ylabel="probability")
     return ax
 
 
@@ -122,19 +115,9 @@ def heatmap(
     for row in range(rows):
         for column in range(columns):
             value = float(values[row, column])
-            ax.text(
-                column,
-                row,
-                f"{value:.{decimals}f}",
-                ha="center",
-                va="center",
-                fontsize=10,
-                color="white" if value < middle else "black",
-            )
-    ax.set_xticks(range(columns))
-    ax.set_yticks(range(rows))
-    ax.set_xlabel(column_label)
-    ax.set_ylabel(row_label)
+            ink = "white" if value < middle else "black"
+            ax.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", fontsize=10, color=ink)
+    ax.set(xticks=range(columns), yticks=range(rows), xlabel=column_label, ylabel=row_label)
     ax.grid(False)
     if colour_bar:
         ax.figure.colorbar(image, ax=ax, label=colour_bar, shrink=0.85)
@@ -146,12 +129,9 @@ def loss_curves(histories: Mapping[str, pd.DataFrame], column: str = "loss", *, 
     ax = ax or plt.figure(figsize=(7, 4)).gca()
     for name, history in histories.items():
         role = _role(name)
-        (line,) = ax.plot(
-            history.index, history[column], color=COLOURS[role] if role else None, marker=MARKERS.get(role or "", ".")
-        )
+        (line,) = ax.plot(history.index, history[column], color=COLOURS.get(role), marker=MARKERS.get(role, "."))
         ax.annotate(f" {name}", (history.index[-1], history[column].iloc[-1]), color=line.get_color(), va="center")
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(column)
+    ax.set(xlabel="epoch", ylabel=column)
     ax.margins(x=0.18)
     return ax
 
@@ -161,17 +141,10 @@ def interval_plot(rows: Mapping[str, Sequence[float]], *, xlabel: str, ax: Axes 
     ax = ax or plt.figure(figsize=(7, 0.7 + 0.55 * len(rows))).gca()
     for place, (name, values) in enumerate(rows.items()):
         role = _role(name) or "neutral"
-        interval = mean_interval(values)
         ax.plot(values, [place] * len(values), ".", color=COLOURS[role], alpha=0.35)
-        ax.errorbar(
-            interval.mean,
-            place,
-            xerr=interval.half_width,
-            color=COLOURS[role],
-            marker=MARKERS[role],
-            capsize=5,
-            linewidth=2.5,
-        )
+        interval = mean_interval(values)
+        style = {"color": COLOURS[role], "marker": MARKERS[role], "capsize": 5, "linewidth": 2.5}
+        ax.errorbar(interval.mean, place, xerr=interval.half_width, **style)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(f"{xlabel} (dots: seeds; bars: mean, 95 % interval)")
@@ -181,17 +154,9 @@ def interval_plot(rows: Mapping[str, Sequence[float]], *, xlabel: str, ax: Axes 
 def interval_lines(ax: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]], *, name: str) -> Axes:
     """Draw a line of means over ``x`` with its 95 % interval as a band; ``seeds[i]`` holds the values at ``x[i]``."""
     role = _role(name)
-    intervals = [mean_interval(values) for values in seeds]
-    (line,) = ax.plot(
-        x,
-        [interval.mean for interval in intervals],
-        color=COLOURS[role] if role else None,
-        marker=MARKERS.get(role or "", "o"),
-        label=name,
-    )
-    ax.fill_between(
-        x, [i.low for i in intervals], [i.high for i in intervals], color=line.get_color(), alpha=0.18, linewidth=0
-    )
+    mean, low, high, _ = zip(*map(mean_interval, seeds), strict=True)
+    (line,) = ax.plot(x, mean, color=COLOURS.get(role), marker=MARKERS.get(role, "o"), label=name)
+    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
     return ax
 
 
@@ -208,10 +173,7 @@ def reliability_diagram(ax: Axes, table: Tensor, *, role: str = "neutral", name:
     ax.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
     ax.plot(confidence, correct, color=COLOURS[role], marker=MARKERS[role], label=name)
     ax.scatter(confidence, correct, s=12 + 300 * count / count.sum(), color=COLOURS[role], alpha=0.3, linewidths=0)
-    ax.set_xlabel("confidence")
-    ax.set_ylabel("accuracy")
-    ax.set_xlim(0, 1.02)
-    ax.set_ylim(0, 1.02)
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     return ax
 
 

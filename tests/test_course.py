@@ -1,4 +1,4 @@
-"""The lint of the course: the form that every notebook promises, held against what is stored in it.
+"""The lint of the course: the form that every notebook promises, checked against what is stored in it.
 
 A rule is a function that takes a lesson and yields its faults, one sentence each. The rules hold for every notebook,
 and at the end of the file each of them is shown to notice a notebook that was broken on purpose.

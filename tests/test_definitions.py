@@ -1,4 +1,4 @@
-"""What changes the meaning of a function and what does not: in small modules, in cells of a notebook, in this package."""
+"""What changes the meaning of a function and what does not: in small modules, in a notebook, in this package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -201,7 +200,7 @@ CHANGES = {
     "a nested function": ("recipe_module", "(x) + shadowed", "(x) - shadowed"),
     "a lambda in a table": ("recipe_module", "2 * x", "3 * x"),
     "a partial in a table": ("recipe_module", "by=3", "by=4"),
-    "what is put into a table": ("recipe_module", 'TABLE["late"] = schedule', 'TABLE["late"] = other'),
+    "what is put into a table": ("recipe_module", 'TABLE["late"] = schedule', 'TABLE["late"] = wave'),
     "what a table is updated with": ("recipe_module", "x + 7", "x + 8"),
     "a constant that is changed": ("recipe_module", "FACTOR *= 5", "FACTOR *= 6"),
     "a constant in a default": ("recipe_module", "RATE = 0.5", "RATE = 0.4"),
@@ -294,7 +293,8 @@ def test_two_functions_that_use_each_other_differ_in_meaning(load: Callable) -> 
 
 
 def test_what_a_name_stands_for_counts_and_not_only_what_is_reached(load: Callable) -> None:
-    source = "from helper_package.two import a as first, b as second\n\ndef recipe(data, seed):\n    return first(second(seed))\n"
+    source = "from helper_package.two import a as first, b as second\n\n"
+    source += "def recipe(data, seed):\n    return first(second(seed))\n"
     two = "def a(x):\n    return x + 1\n\ndef b(x):\n    return x * 2\n"
     files = {"recipe_module": source, "helper_package/__init__": "", "helper_package/two": two}
     swapped = edited(files, "recipe_module", "a as first, b as second", "b as first, a as second")
@@ -302,7 +302,7 @@ def test_what_a_name_stands_for_counts_and_not_only_what_is_reached(load: Callab
 
 
 def test_a_module_that_is_handed_on_counts_as_a_whole(load: Callable) -> None:
-    source = "import helper_package as h\nfrom helper_package import two\n\ndef recipe(data, seed):\n    return getattr(two, 'a')(seed)\n"
+    source = "from helper_package import two\n\ndef recipe(data, seed):\n    return getattr(two, 'a')(seed)\n"
     files = {
         "recipe_module": source,
         "helper_package/__init__": "",
@@ -312,7 +312,8 @@ def test_a_module_that_is_handed_on_counts_as_a_whole(load: Callable) -> None:
 
 
 def test_methods_of_what_a_function_is_given_count_by_their_name(load: Callable) -> None:
-    source = "class Given:\n    def a(self):\n        return 1\n    def b(self):\n        return 2\n\ndef recipe(data, seed):\n    return data.a()\n"
+    source = "class Given:\n    def a(self):\n        return 1\n    def b(self):\n        return 2\n\n"
+    source += "def recipe(data, seed):\n    return data.a()\n"
     files = {"recipe_module": source}
 
     def of(module: ModuleType) -> str:
@@ -449,7 +450,8 @@ add_nine = partial(add, by=9)
 def recipe(data, seed):
     network = Network()
     total = helper(seed) + square(seed) + cached(1) + network.forward(1) + network.double + network.third(3)
-    return {"errors": total + ALPHA + OPTIONS["rate"][0] + CONFIG.width + Mode.FAST.value + kd_loss.__code__.co_argcount}
+    total += ALPHA + OPTIONS["rate"][0] + CONFIG.width + Mode.FAST.value
+    return {"errors": total, "arguments": kd_loss.__code__.co_argcount}
 '''
 CELL_CHANGES = [
     ("ALPHA = 0.9", "ALPHA = 0.8"),
@@ -540,7 +542,7 @@ def test_a_function_without_source_is_refused(cell: Callable) -> None:
     exec("def hidden(x):\n    return x\n", namespace)
     cell("def recipe(data, seed):\n    return hidden(seed)\n", namespace)
     for name in ("hidden", "recipe"):
-        with pytest.raises(OSError, match="hidden at .* has no source"):
+        with pytest.raises(OSError, match=r"hidden at .* has no source"):
             meaning(namespace[name])
 
 
@@ -660,20 +662,16 @@ def test_no_word_of_the_package_is_in_the_key_of_a_recipe(package: Path, keys: d
 
 
 def change_one_thing(path: Path, name: str) -> None:
-    """Another operator, the first there is in the body of a definition (``Class.method``); else the first False."""
+    """Another operator, the first there is in the body of a definition (``Class.method``); if there is none, a line."""
     tree: Any = ast.parse(path.read_text(encoding="utf-8"))
     found = tree
     for part in name.split("."):
         (found,) = (node for node in found.body if getattr(node, "name", "") == part)
-    for node in ast.walk(ast.Module(found.body, [])):
-        if isinstance(node, ast.BinOp):
-            node.op = ast.Sub() if not isinstance(node.op, ast.Sub) else ast.Add()
-            break
-        if isinstance(node, ast.Constant) and node.value is False:
-            node.value = True
-            break
+    operations = [node for node in ast.walk(ast.Module(found.body, [])) if isinstance(node, ast.BinOp)]
+    if operations:
+        operations[0].op = ast.Add() if isinstance(operations[0].op, ast.Sub) else ast.Sub()
     else:
-        raise AssertionError(f"{name} has nothing to change")
+        found.body.insert(1, ast.parse("changed = True").body[0])
     path.write_text(ast.unparse(tree), encoding="utf-8")
 
 
@@ -715,8 +713,3 @@ def test_the_definitions_can_be_read(load: Callable) -> None:
     assert "FACTOR *= 5" in texts
     assert "math.pi" in texts
     assert not any("def apart" in text or "Prose" in text for text in texts)
-
-
-def test_the_partial_of_a_study_shares_its_meaning(load: Callable) -> None:
-    module = load(PROGRAM)
-    assert meaning(partial(module.recipe, alpha=1.0).func) == meaning(module.recipe)

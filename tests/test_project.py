@@ -151,7 +151,7 @@ def test_importing_the_core_is_light():
     core = sorted(
         f"kd_course.{name}" for name in ("runtime", "data", "models", "losses", "inference", "training", "teachers")
     )
-    heavy = {"IPython", "ipywidgets", "matplotlib", "pandas", "scipy", "sklearn", "torchvision"}
+    heavy = {"IPython", "ipywidgets", "matplotlib", "pandas", "scipy", "sklearn", "torchvision", "pooch", "requests"}
     code = f"import sys, kd_course, {', '.join(core)}; print(*({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
@@ -269,7 +269,7 @@ def test_every_link_leads_to_the_one_address():
         for file, text in texts().items()
         if not file.startswith("tests/") and (found := strangers(text, SLUG))
     }
-    assert not wrong, "run 'make fork SLUG=owner/name', or mend [project.urls] in pyproject.toml"
+    assert not wrong, "run 'make fork SLUG=owner/name', or fix [project.urls] in pyproject.toml"
 
 
 def test_a_stale_badge_is_noticed():

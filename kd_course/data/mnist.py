@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -49,10 +48,7 @@ class DataError(RuntimeError):
 
 
 def find_mnist() -> Path:
-    """Find intact MNIST files, or download them.
-
-    Returns:
-        The folder that holds the four files.
+    """The folder that holds MNIST's four files, intact; they are downloaded where there are none.
 
     Raises:
         DataError: there is none and none can be downloaded, or ``$KD_COURSE_DATA`` is set and not usable.
@@ -66,12 +62,11 @@ def find_mnist() -> Path:
             )
         return raw
     raw = _raw_folder(download_folder())
-    if raw.is_dir():
-        faults = _faults(raw)
-        if not faults:
-            return raw
-        if damaged := [fault for fault in faults if not fault.endswith("is missing")]:
-            warnings.warn(f"Not using damaged MNIST files: {'; '.join(damaged)}. Fetching them again.", stacklevel=4)
+    faults = _faults(raw)
+    if not faults:
+        return raw
+    if damaged := [fault for fault in faults if not fault.endswith("is missing")]:
+        warnings.warn(f"Not using damaged MNIST files: {'; '.join(damaged)}. Fetching them again.", stacklevel=4)
     try:
         return _download(raw)
     except ImportError as error:
@@ -79,13 +74,7 @@ def find_mnist() -> Path:
 
 
 def read_mnist(raw: Path) -> dict[str, Split]:
-    """Read the four files of a folder that :func:`find_mnist` found.
-
-    Args:
-        raw: the folder.
-
-    Returns:
-        The splits ``"train"`` and ``"test"``, each with all samples of its file, in the file's order.
+    """Read a folder that :func:`find_mnist` found: the splits ``"train"`` and ``"test"``, in the order of their files.
 
     Raises:
         DataError: a file is not what its name says.
@@ -169,7 +158,7 @@ def _download(raw: Path) -> Path:
     Two kernels that start at once each fetch into a folder of their own; whoever is second renames the same bytes over
     the first's, so neither ever sees half a file. Nor does whoever comes after a kernel that died.
     """
-    faults = {}
+    faults = []
     for mirror in _answering():
         try:
             raw.parent.mkdir(parents=True, exist_ok=True)
@@ -186,39 +175,29 @@ def _download(raw: Path) -> Path:
                     os.replace(Path(fetched, file), raw / file)
                 return raw
             except (OSError, ValueError) as error:  # a broken connection, a full disk; another checksum
-                faults[mirror] = " ".join(str(error).split())
+                faults.append(f"{mirror}: {' '.join(str(error).split())}")
     if faults:
-        raise DataError(
-            "downloading MNIST failed: " + "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
-        )
+        raise DataError(f"downloading MNIST failed: {'; '.join(faults)}")
     raise DataError("no MNIST files on this machine and no download server answers")
 
 
 def _fetch(mirror: str, folder: Path) -> None:
     """Download and unpack the four files into ``folder``; raises if one of them is not what it should be."""
     import pooch
-    from tqdm import tqdm
 
     archives = {f"{file}.gz": f"md5:{checksum}" for file, checksum in ARCHIVES_MD5.items()}
     library = pooch.create(folder, mirror, registry=archives, retry_if_failed=1)
-    for file in ARCHIVES_MD5:
-        # The total is a placeholder: pooch puts the true one in, and takes a bar without any for no bar.
-        with _quiet(pooch.get_logger()), tqdm(total=1, desc=file, unit="B", unit_scale=True, leave=False) as bar:
-            get = pooch.HTTPDownloader(progressbar=bar, chunk_size=65_536, timeout=2 * SECONDS)
-            library.fetch(f"{file}.gz", processor=pooch.Decompress(name=file), downloader=get)
-    if faults := _faults(folder):
-        raise ValueError("; ".join(faults))
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Run a block with only this logger's warnings, then restore its level."""
+    get = pooch.HTTPDownloader(progressbar=True, chunk_size=65_536, timeout=2 * SECONDS)
+    logger = pooch.get_logger()
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel("WARNING")  # the bars say enough
     try:
-        yield
+        for file in ARCHIVES_MD5:
+            library.fetch(f"{file}.gz", processor=pooch.Decompress(name=file), downloader=get)
     finally:
         logger.setLevel(level)
+    if faults := _faults(folder):
+        raise ValueError("; ".join(faults))
 
 
 def _answering() -> Iterator[str]:

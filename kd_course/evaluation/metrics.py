@@ -1,6 +1,7 @@
 """How good the answers are: metrics of logits (N, C) against labels (N,), each with its definition.
 
 A network is run once, with :func:`kd_course.inference.predict`, and its logits are evaluated as often as needed.
+Labels are int64. Every metric raises ``ValueError`` where its tensors do not fit each other or N is 0.
 """
 
 from __future__ import annotations
@@ -15,41 +16,17 @@ from kd_course.inference import predict
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:
-    """Number of samples whose largest logit is not the label's.
-
-    Args:
-        logits: (N, C).
-        labels: int64, (N,).
-
-    Raises:
-        ValueError: the two do not fit each other, or N is 0.
-    """
+    """Number of the N samples whose largest logit, of (N, C), is not that of their label, of (N,)."""
     return int((one_label_each(logits, labels).argmax(1) != labels).sum())
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Fraction of samples whose largest logit is the label's, in [0, 1].
-
-    Args:
-        logits: (N, C).
-        labels: int64, (N,).
-
-    Raises:
-        ValueError: the two do not fit each other, or N is 0.
-    """
+    """Fraction of the N samples whose largest logit, of (N, C), is that of their label, of (N,): 1 - errors / N."""
     return 1 - errors(logits, labels) / len(labels)
 
 
 def nll(logits: Tensor, labels: Tensor) -> float:
-    """Mean negative log-likelihood of the labels, in nats: -mean log softmax(z)_y.
-
-    Args:
-        logits: (N, C).
-        labels: int64, (N,).
-
-    Raises:
-        ValueError: the two do not fit each other, or N is 0.
-    """
+    """Mean negative log-likelihood of labels y (N,) under logits z (N, C), in nats: -mean log softmax(z)_y."""
     return F.cross_entropy(one_label_each(logits, labels), labels).item()
 
 
@@ -62,14 +39,14 @@ def ece(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
 
     Args:
         logits: (N, C).
-        labels: int64, (N,).
+        labels: (N,).
         bins: how many, equal in width over (0, 1].
 
     Returns:
         The error, in [0, 1].
 
     Raises:
-        ValueError: the tensors do not fit each other, N is 0, or ``bins`` is below 1.
+        ValueError: the tensors do not fit each other, or ``bins`` is below 1.
     """
     table = calibration_bins(logits, labels, bins=bins)
     count, confidence, correct = table.unbind(1)
@@ -77,18 +54,10 @@ def ece(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
 
 
 def calibration_bins(logits: Tensor, labels: Tensor, *, bins: int = 15) -> Tensor:
-    """The table that a reliability diagram draws.
-
-    Args:
-        logits: (N, C).
-        labels: int64, (N,).
-        bins: how many, equal in width over (0, 1].
+    """The table that a reliability diagram draws, from the arguments of :func:`ece`.
 
     Returns:
         (bins, 3), float64: count, mean confidence and accuracy per bin of confidence; an empty bin holds zeros.
-
-    Raises:
-        ValueError: the tensors do not fit each other, N is 0, or ``bins`` is below 1.
     """
     if bins < 1:
         raise ValueError(f"bins must be 1 or more, not {bins}")
@@ -101,15 +70,7 @@ def calibration_bins(logits: Tensor, labels: Tensor, *, bins: int = 15) -> Tenso
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
-    """F1 score of each class, averaged with equal weight for every class, in [0, 1].
-
-    Args:
-        logits: (N, C).
-        labels: int64, (N,).
-
-    Raises:
-        ValueError: the two do not fit each other, or N is 0.
-    """
+    """F1 of each class of logits (N, C) against labels (N,), averaged with equal weight for every class, in [0, 1]."""
     from sklearn.metrics import f1_score
 
     guess = one_label_each(logits, labels).argmax(1)
@@ -117,48 +78,22 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
-    """How often each label got each answer.
-
-    Args:
-        logits: (N, C).
-        labels: int64, (N,).
-
-    Returns:
-        Counts, int64, (C, C): row the label, column the answer.
-
-    Raises:
-        ValueError: the two do not fit each other, or N is 0.
-    """
+    """How often each label (N,) got each answer of logits (N, C): int64, (C, C), row the label, column the answer."""
     classes = one_label_each(logits, labels).shape[1]
     return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Fraction of samples for which student and teacher give the same answer, right or wrong, in [0, 1].
+    """Fraction of samples for which two tables of logits (N, C) give the same answer, right or wrong, in [0, 1].
 
     Reference: Stanton et al. 2021, *Does Knowledge Distillation Really Work?*, arXiv:2106.05945.
-
-    Args:
-        student_logits: (N, C).
-        teacher_logits: (N, C), of the same samples.
-
-    Raises:
-        ValueError: the shapes differ, or are not (N, C).
     """
     same_logits(student_logits, teacher_logits)
     return (student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean().item()
 
 
 def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Mean KL(t ‖ s) at T = 1, in nats: the distance that accuracy does not see.
-
-    Args:
-        student_logits: (N, C).
-        teacher_logits: (N, C), of the same samples.
-
-    Raises:
-        ValueError: the shapes differ, or are not (N, C).
-    """
+    """Mean KL(t ‖ s) of two tables of logits (N, C) at T = 1, in nats: the distance that accuracy does not see."""
     same_logits(student_logits, teacher_logits)
     student, teacher = (logits.double().log_softmax(1) for logits in (student_logits, teacher_logits))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True).item()
@@ -170,7 +105,7 @@ def evaluate(model: nn.Module, split: Split, *, device: torch.device | str | Non
     Args:
         model: run in evaluation mode, without gradients.
         split: the samples, and perhaps the logits of a teacher.
-        device: where to compute, by default where :func:`~kd_course.runtime.pick_device` says.
+        device: where to compute; see :func:`~kd_course.runtime.pick_device` if None.
 
     Returns:
         ``accuracy``, ``errors``, ``nll``, ``ece``, ``macro_f1``; where ``split`` carries a teacher's logits, also
@@ -183,15 +118,7 @@ def evaluate(model: nn.Module, split: Split, *, device: torch.device | str | Non
 
 
 def evaluate_logits(logits: Tensor, split: Split) -> dict[str, float]:
-    """The metrics of :func:`evaluate` for logits that are already there.
-
-    Args:
-        logits: (N, C), row i for sample i of ``split``.
-        split: the samples, and perhaps the logits of a teacher.
-
-    Raises:
-        ValueError: the logits do not fit the split, or the split is empty.
-    """
+    """The metrics of :func:`evaluate` for logits (N, C) that are already there, row i for sample i of ``split``."""
     metrics = {
         "accuracy": accuracy(logits, split.labels),
         "errors": errors(logits, split.labels),

@@ -81,8 +81,7 @@ def kd_loss(
 
     Raises:
         TypeError: as :func:`soft_target_loss`; also labels that are not a tensor.
-        ValueError: as :func:`soft_target_loss`; also α outside [0, 1], labels missing at α < 1, or labels that are not
-            class numbers of the batch.
+        ValueError: as :func:`soft_target_loss`; also α outside [0, 1], or labels that are missing or no class numbers.
 
     Reference: Hinton, Vinyals & Dean 2015, arXiv:1503.02531.
 
@@ -256,8 +255,7 @@ def dkd_loss(
 
     Raises:
         TypeError: as :func:`kd_loss`.
-        ValueError: as :func:`soft_target_loss`; also a weight below 0, or labels that are not class numbers of the
-            batch.
+        ValueError: as :func:`soft_target_loss`; also a weight below 0, or labels that are no class numbers.
 
     Reference: Zhao et al. 2022, *Decoupled Knowledge Distillation*, arXiv:2203.08679.
 

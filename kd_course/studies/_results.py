@@ -68,7 +68,8 @@ def run(
     chosen = study(name, fast=fast)
     if seeds < 1 or workers < 1:
         raise ValueError(f"seeds and workers must be 1 or more, not {seeds} and {workers}")
-    data = chosen.load()
+    with threads(1):  # where a teacher is trained first, it is the same for every worker
+        data = chosen.load()
     if data.name != "mnist" and not fast:
         raise ValueError(
             f"the studies are about MNIST, and this is {data.name!r} ({data.source}); "

@@ -530,7 +530,7 @@ def test_dkd_with_the_weight_that_the_teacher_leaves_is_the_soft_target_loss(tem
 
 def test_the_halves_of_dkd_look_at_different_logits() -> None:
     student, teacher, labels = example()
-    moved = student + 7 * F.one_hot(labels, CLASSES)  # surer of the label, all else in proportion
+    moved = student + 7 * F.one_hot(labels, CLASSES)  # more confident in the label, all else in proportion
     shuffled = student.clone()
     for row, y in zip(shuffled, labels, strict=True):
         others = torch.arange(CLASSES)[torch.arange(CLASSES) != y]
