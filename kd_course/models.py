@@ -181,9 +181,7 @@ def backbone(name: str, *, pretrained: bool = False, classes: int = 10, size: in
     from torchvision import models as zoo
 
     if name not in zoo.list_models(module=zoo):  # the classifiers among them
-        raise ValueError(
-            f"torchvision has no classifier {name!r}; try 'resnet18', 'mobilenet_v3_small' or 'efficientnet_b0'"
-        )
+        raise ValueError(f"torchvision has no classifier {name!r}; try 'resnet18' or 'mobilenet_v3_small'")
     try:
         network = zoo.get_model(name, weights="DEFAULT" if pretrained else None)
     except OSError as error:

@@ -155,9 +155,7 @@ def card(dataset: str = "mnist", name: str = "cnn") -> dict:
     if dataset == "digits":
         raise TeacherError("the teacher of the digits is trained when loaded and has no card; use load_teacher(data)")
     if not path.is_file():
-        raise TeacherError(
-            f"{path} is missing; fetch it again with the course, or run 'python -m kd_course.teachers {name}'"
-        )
+        raise TeacherError(f"{path} is missing; fetch the course again, or run 'python -m kd_course.teachers {name}'")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

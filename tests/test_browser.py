@@ -31,6 +31,7 @@ CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None
 MINUTES = 60_000  # milliseconds
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         Version(ipywidgets.__version__) < Version("8"), reason="JupyterLab 4 cannot show the widgets of ipywidgets 7"
     ),

@@ -255,6 +255,7 @@ def wait_for_epochs(checkpoint: Path, count: int, process: subprocess.Popen) -> 
     pytest.fail(f"the training ended before it could be killed: {process.communicate()}")
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_at_the_numbers_of_one_that_was_not_killed(
     tmp_path: Path, package_environment: dict[str, str]
 ) -> None:

@@ -27,6 +27,7 @@ from types import FunctionType, MethodType, ModuleType
 from kd_course._definitions.sources import PACKAGE, code_of, file_of, is_installed, methods_of, nodes_of
 
 VALIDATION = f"{PACKAGE}._validation"  # its functions get strings to word their errors with
+LOADERS = {f"{PACKAGE}.data.{name}" for name in ("load", "mnist", "digits")}  # the checksum of the data stands for them
 PLAIN = (Number, str, bytes, type(None), Enum)
 CONTAINERS = (dict, list, tuple, set, frozenset, partial, property, cached_property, MethodType)
 
@@ -142,6 +143,8 @@ def _stands_for(value: object) -> list[Definition | Value]:
     if not isinstance(value, FunctionType | type):
         return [Value(repr(value), *(gc.get_referents(value) if isinstance(value, CONTAINERS) else [type(value)]))]
     module, name = value.__module__, value.__qualname__
+    if module in LOADERS:
+        return [Value(f"{module}.{name}")]
     if is_installed(module):
         return [Value(f"{module.partition('.')[0]}.{name}")]  # libraries move things between their files
     if isinstance(value, FunctionType):

@@ -56,9 +56,7 @@ def load_data(name: str | None = None, *, validation_size: int | None = None) ->
     """
     name = (name or os.environ.get("KD_COURSE_DATASET") or "auto").lower()
     if name not in ("auto", "mnist", "digits"):
-        raise ValueError(
-            f"unknown data set {name!r}; choose 'auto', 'mnist' or 'digits' (argument or KD_COURSE_DATASET)"
-        )
+        raise ValueError(f"unknown data set {name!r}; choose 'auto', 'mnist' or 'digits', also in KD_COURSE_DATASET")
     if name == "digits":
         return _digits("UCI digits, resized to 28×28", validation_size)
     try:

@@ -78,9 +78,7 @@ class Split:
                 f"({len(self):,}, classes); make them with predict(teacher, split) on this very split"
             )
         if not torch.isfinite(logits).all():
-            raise ValueError(
-                "the teacher logits hold NaN or infinity; is the teacher trained, and are its inputs right?"
-            )
+            raise ValueError("teacher logits hold NaN or infinity; is the teacher trained, and are its inputs right?")
         return replace(self, teacher_logits=logits.detach().to("cpu", torch.float32))
 
     def with_features(self, features: Mapping[str, Tensor]) -> Split:

@@ -86,9 +86,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, confid
     True
     """
     if len(first) != len(second):
-        raise ValueError(
-            f"pairs need two lists of one length, not {len(first)} and {len(second)}; use the same seeds for both"
-        )
+        raise ValueError(f"pairs need equal lengths, not {len(first)} and {len(second)}; use the same seeds for both")
     return mean_interval([a - b for a, b in zip(first, second, strict=True)], confidence=confidence)
 
 

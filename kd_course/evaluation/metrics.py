@@ -1,7 +1,8 @@
 """How good the answers are: metrics of logits (N, C) against labels (N,), each with its definition.
 
 A network is run once, with :func:`kd_course.inference.predict`, and its logits are evaluated as often as needed.
-Labels are int64. Every metric raises ``ValueError`` where its tensors do not fit each other or N is 0.
+Labels are int64. Every metric raises ``ValueError`` where its tensors do not fit each other, and, if one of them holds
+labels, where N is 0.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from kd_course.inference import predict
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:
-    """Number of the N samples whose largest logit, of (N, C), is not that of their label, of (N,)."""
+    """Number of wrong answers: samples whose largest logit, in a row of (N, C), is not at their label, in (N,)."""
     return int((one_label_each(logits, labels).argmax(1) != labels).sum())
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Fraction of the N samples whose largest logit, of (N, C), is that of their label, of (N,): 1 - errors / N."""
+    """Fraction of right answers, in [0, 1]: the largest logit, in a row of (N, C), is at the label, in (N,)."""
     return 1 - errors(logits, labels) / len(labels)
 
 

@@ -48,9 +48,7 @@ def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, tempe
     """
     student, teacher = batch_pair(student_embedding, teacher_embedding, "embeddings", ndim=2)
     if student.shape != teacher.shape:
-        raise ValueError(
-            f"embeddings {tuple(student.shape)} and {tuple(teacher.shape)} must have one width; project both first"
-        )
+        raise ValueError(f"embeddings {tuple(student.shape)} and {tuple(teacher.shape)} differ in width; project both")
     scores = unit(student, dim=1) @ unit(teacher, dim=1).T / positive(temperature, "temperature")  # (B, B)
     return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 

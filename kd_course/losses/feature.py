@@ -76,9 +76,7 @@ class HintRegressor(nn.Module):
             )
         kernel = tuple(s - t + 1 for s, t in zip(student[1:], teacher[1:], strict=True))
         if min(kernel, default=1) < 1:
-            raise ValueError(
-                f"the student's map {student} is smaller than the hint {teacher}; guide an earlier student stage"
-            )
+            raise ValueError(f"the student's map {student} is smaller than the hint {teacher}; guide an earlier stage")
         with seeded(seed):
             if len(student) == 1:
                 self.map: nn.Module = nn.Linear(student[0], teacher[0])

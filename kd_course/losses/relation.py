@@ -158,8 +158,7 @@ def irg_loss(
 
     Raises:
         TypeError: as :func:`rkd_distance_loss`.
-        ValueError: as :func:`rkd_distance_loss`; also other numbers of layers, widths that a term with a weight cannot
-            compare, or a weight below 0.
+        ValueError: as :func:`rkd_distance_loss`; also layers or widths that cannot be compared, or a weight below 0.
 
     Reference: Liu et al. 2019, *Knowledge Distillation via Instance Relationship Graph*, CVPR; distances scaled by
     their maximum as in the authors' Caffe layers. Unlike there, the gradient passes through the maximum.

@@ -315,6 +315,7 @@ print(json.dumps(load_data("mnist", validation_size=0).train.images.sum().item()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_download_at_once_do_not_harm_each_other(
     small_mnist: dict[str, bytes],
     downloads: Path,

@@ -492,6 +492,7 @@ def test_crd_is_finite_at_zeros_repeats_and_extremes(feature: Tensor) -> None:
     assert crd.student_bank.isfinite().all()
 
 
+@pytest.mark.slow
 def test_crd_with_the_papers_number_of_negatives_fits_in_512_megabytes() -> None:
     """Fetching 16,384 rows of 128 numbers for each of 128 anchors would fill 1,024 MB, and again for the other side."""
     setup = (

@@ -310,6 +310,7 @@ def test_irg_of_one_layer_needs_no_list() -> None:
 # Memory.
 
 
+@pytest.mark.slow
 def test_rkd_angle_of_128_samples_fits_in_512_megabytes() -> None:
     setup = (
         "from kd_course.losses import rkd_angle_loss\n"

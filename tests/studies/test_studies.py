@@ -125,6 +125,7 @@ def killed_study(folder: str) -> None:
     studies.run("toy", seeds=4, fast=True, folder=Path(folder), progress=False)
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_without_a_lost_or_a_doubled_run(
     log: Path, tmp_path: Path, package_environment: dict[str, str]
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_study_that_was_killed_goes_on_without_a_lost_or_a_doubled_run(
     assert set(before) | set(again) == {f"{value} {seed}" for value in (1, 2) for seed in range(4)}
 
 
+@pytest.mark.slow
 def test_a_real_study_gives_the_same_numbers_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KD_COURSE_DATASET", "digits")
     first, second = (
@@ -159,6 +161,7 @@ def test_a_real_study_gives_the_same_numbers_twice(tmp_path: Path, monkeypatch: 
     assert first["errors"].nunique() > 3
 
 
+@pytest.mark.slow
 def test_workers_share_a_study(tmp_path: Path, package_environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "kd_course.studies", "omitted", "--fast", "--seeds", "1", "--workers", "2"]
     environment = package_environment | {"KD_COURSE_DATASET": "digits"}
