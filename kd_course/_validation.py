@@ -117,6 +117,25 @@ def _rows_of_logits(logits: Tensor) -> Tensor:
     return logits
 
 
+def feature_maps(feature: Tensor, what: str = "features") -> Tensor:
+    """``feature`` in float32 or wider, once it is known to be (B, C, H, W)."""
+    feature = floating_tensor(feature, what)
+    if feature.ndim != 4:
+        raise ValueError(
+            f"an attention map needs (batch, channels, height, width), not {tuple(feature.shape)}; logits have no map"
+        )
+    return feature
+
+
+def same_width(first: Tensor, second: Tensor, weight: str) -> None:
+    """Raise unless two features can be subtracted, as a term with this weight does."""
+    if first.shape != second.shape:
+        raise ValueError(
+            f"features of shape {tuple(first.shape)} and {tuple(second.shape)} cannot be subtracted; "
+            f"bring them to one width with a regressor, or set {weight}=0"
+        )
+
+
 def positive(value: float, name: str) -> float:
     """``value`` if it is a finite number above 0."""
     if not (math.isfinite(value) and value > 0):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course._validation import at_least, floating_pair, floating_tensor, layer_pairs
+from kd_course._validation import at_least, feature_maps, floating_pair, layer_pairs
 from kd_course.losses._geometry import unit
 from kd_course.runtime import seeded
 
@@ -111,7 +111,7 @@ def attention_map(feature: Tensor, *, power: float = 2) -> Tensor:
     >>> attention_map(torch.tensor([[[[3.0]], [[4.0]]]]))
     tensor([[1.]])
     """
-    feature = _maps(feature)
+    feature = feature_maps(feature)
     return unit(feature.abs().pow(at_least(power, 1, "power")).sum(1).flatten(1), dim=1)
 
 
@@ -152,7 +152,7 @@ def attention_transfer_loss(
         )
     layers = []
     for student, teacher in layer_pairs(student_features, teacher_features):
-        student, teacher = _maps(student, "student features"), _maps(teacher, "teacher features")
+        student, teacher = feature_maps(student, "student features"), feature_maps(teacher, "teacher features")
         if len(student) != len(teacher):
             raise ValueError(f"batches of {len(student)} and {len(teacher)} features must be of the same samples")
         student, teacher = _one_size(student, teacher)
@@ -187,16 +187,6 @@ def layerwise_loss(layer_losses: Sequence[Tensor], weights: Tensor | Sequence[fl
     if len(weights) != len(layer_losses):
         raise ValueError(f"{len(layer_losses)} layer losses need as many weights, not {len(weights)}")
     return torch.stack([weight * loss for weight, loss in zip(weights, layer_losses, strict=True)]).sum()
-
-
-def _maps(feature: Tensor, what: str = "features") -> Tensor:
-    """``feature`` in float32 or wider, once it is known to be (B, C, H, W)."""
-    feature = floating_tensor(feature, what)
-    if feature.ndim != 4:
-        raise ValueError(
-            f"an attention map needs (batch, channels, height, width), not {tuple(feature.shape)}; logits have no map"
-        )
-    return feature
 
 
 def _one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

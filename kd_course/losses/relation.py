@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_course._validation import at_least, batch_pair, layer_pairs, not_negative, positive
+from kd_course._validation import at_least, batch_pair, layer_pairs, not_negative, positive, same_width
 from kd_course.losses._geometry import rescaled_by, unit
 
 
@@ -178,7 +178,7 @@ def irg_loss(
 
     loss = edge_weight * sum(F.mse_loss(_edges(s), _edges(t)) for s, t in zip(layers_s, layers_t, strict=True))
     if vertex_weight:
-        _same_width(layers_s[-1], layers_t[-1], "vertex_weight")
+        same_width(layers_s[-1], layers_t[-1], "vertex_weight")
         loss = loss + vertex_weight * (layers_s[-1] - layers_t[-1]).square().sum(1).mean()
     if transform_weight and len(layers_s) > 1:
         moves = [[_moves(before, after) for before, after in pairwise(layers)] for layers in (layers_s, layers_t)]
@@ -246,14 +246,6 @@ def _edges(feature: Tensor) -> Tensor:
 
 def _moves(before: Tensor, after: Tensor) -> Tensor:
     """How far each sample moves between two layers (B,): squared distance, divided by the largest."""
-    _same_width(before, after, "transform_weight")
+    same_width(before, after, "transform_weight")
     squared = (after - before).square().sum(1)
     return rescaled_by(squared, squared.max())
-
-
-def _same_width(first: Tensor, second: Tensor, weight: str) -> None:
-    if first.shape != second.shape:
-        raise ValueError(
-            f"features of shape {tuple(first.shape)} and {tuple(second.shape)} cannot be subtracted; "
-            f"bring them to one width with a regressor, or set {weight}=0"
-        )
