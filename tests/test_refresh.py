@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
-import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,14 +43,3 @@ def test_two_refreshes_at_once_keep_each_others_rows(refresh: ModuleType) -> Non
         list(pool.map(lambda name: refresh.record(name, COST), NAMES))
     assert json.loads(refresh.COSTS.read_text()) == dict.fromkeys(NAMES, COST)
     assert refresh.TABLES[0].read_text().count("12 s | 345 MB") == len(NAMES)
-
-
-@pytest.mark.skipif(
-    sys.platform == "win32", reason="the tool reads the memory of a kernel in a way Windows does not have"
-)
-def test_a_notebook_is_executed_on_one_thread(refresh: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    cell = nbformat.v4.new_code_cell("import os; print(os.environ['OMP_NUM_THREADS'])")
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    refresh.execute(notebook, ROOT)
-    assert [output.text for output in notebook.cells[0].outputs] == ["1\n"]

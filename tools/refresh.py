@@ -1,17 +1,15 @@
 """Execute the notebooks from a new kernel, store their outputs, and record what each one costs.
 
-``make refresh`` runs all of them; ``python tools/refresh.py notebooks/02_temperature.ipynb`` runs one. Each kernel
-computes on one thread, as in ``make notebooks``, which compares these outputs; and one notebook runs after another, so
-that the seconds of one do not depend on the rest. Seconds and peak memory above importing torch and torchvision go to
-``data/results/notebooks.json``, to the first cell of the notebook, and to the tables of the README and the instructor's
-guide.
+``make refresh`` runs all of them, one after another and on all cores, as a learner runs them;
+``python tools/refresh.py notebooks/02_temperature.ipynb`` runs one. Seconds and peak memory above importing torch and
+torchvision go to ``data/results/notebooks.json``, to the first cell of the notebook, and to the tables of the README
+and the instructor's guide.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -39,9 +37,10 @@ def main() -> None:
     """Refresh the notebooks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")))
-    notebooks = parser.parse_args().notebooks
+    parser.add_argument("--keep-costs", action="store_true", help="store outputs only; the costs stay as they were")
+    options = parser.parse_args()
     imports = _megabytes_of_imports()
-    for path in notebooks:
+    for path in options.notebooks:
         notebook = nbformat.read(path, as_version=4)
         seconds, megabytes, slowest = execute(notebook, path.resolve().parent)
         cost = {
@@ -49,21 +48,22 @@ def main() -> None:
             "megabytes_above_imports": max(0, megabytes - imports),
             "slowest_cell_seconds": round(slowest, 1),
         }
-        notebook.cells[0].source = re.sub(r"\d+ s to run", f"{round(seconds)} s to run", notebook.cells[0].source)
+        if not options.keep_costs:
+            record(path.stem, cost)
+            notebook.cells[0].source = re.sub(r"\d+ s to run", f"{round(seconds)} s to run", notebook.cells[0].source)
         tidy(notebook)
         nbformat.write(notebook, path)
-        record(path.stem, cost)
         print(f"{path.name}: {cost}")
 
 
 def execute(notebook: NotebookNode, folder: Path) -> tuple[float, int, float]:
-    """Run every cell in a new kernel on one thread.
+    """Run every cell in a new kernel, on as many threads as a learner has.
 
     Returns:
         Seconds, the kernel's peak memory in MB, and the seconds of the slowest cell.
     """
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    with client.setup_kernel(env={**os.environ, "OMP_NUM_THREADS": "1"}):
+    with client.setup_kernel():
         start = time.perf_counter()
         slowest = 0.0
         for number, cell in enumerate(notebook.cells):
