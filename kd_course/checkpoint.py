@@ -15,13 +15,9 @@ Weights = dict[str, Tensor]
 
 
 class Checkpoint:
-    """The file that holds the state of one training after its last finished epoch.
+    """The file that holds model, optimizer and history of one training; without a ``path`` nothing is saved or read.
 
-    Args:
-        path: the file, whose folder is made when needed; with None nothing is saved or read.
-        identity: plain values that decide the training; a file with other values is refused.
-        model: its weights are saved and restored.
-        optim: its state is saved and restored.
+    ``identity`` has the plain values that decide the training: a file with other values is refused.
     """
 
     def __init__(self, path: str | Path | None, identity: dict, model: nn.Module, optim: Optimizer) -> None:

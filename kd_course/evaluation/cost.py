@@ -11,6 +11,8 @@ from torch import nn
 from kd_course.inference import evaluating
 from kd_course.runtime import threads
 
+__all__ = ["Latency", "latency", "size_bytes"]
+
 
 class Latency(NamedTuple):
     """Milliseconds per forward pass: the median and the middle half of the repeats, and the conditions."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from kd_course._validation import one_label_each
 
+__all__ = ["Interval", "McNemar", "holm", "mcnemar", "mean_interval", "paired_difference"]
+
 
 class Interval(NamedTuple):
     """A mean over seeds, with its 95 % confidence interval."""

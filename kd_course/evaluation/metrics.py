@@ -15,6 +15,20 @@ from kd_course._validation import one_label_each, same_logits
 from kd_course.data import Split
 from kd_course.inference import predict
 
+__all__ = [
+    "accuracy",
+    "agreement",
+    "calibration_bins",
+    "confusion_matrix",
+    "ece",
+    "errors",
+    "evaluate",
+    "evaluate_logits",
+    "kl_to_teacher",
+    "macro_f1",
+    "nll",
+]
+
 
 def errors(logits: Tensor, labels: Tensor) -> int:
     """Number of wrong answers: samples whose largest logit, in a row of (N, C), is not at their label, in (N,)."""

@@ -18,6 +18,8 @@ from kd_course._validation import at_least, batch_pair, positive, widened
 from kd_course.losses._geometry import unit
 from kd_course.runtime import seeded
 
+__all__ = ["CRDLoss", "info_nce_loss", "nce_loss"]
+
 
 def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, temperature: float) -> Tensor:
     r"""In-batch InfoNCE: each student embedding should pick its own sample's teacher embedding out of the batch.

@@ -16,6 +16,8 @@ from kd_course._validation import at_least, feature_maps, floating_pair, layer_p
 from kd_course.losses._geometry import unit
 from kd_course.runtime import seeded
 
+__all__ = ["HintRegressor", "attention_map", "attention_transfer_loss", "hint_loss", "layerwise_loss"]
+
 
 def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     r"""FitNet's hint: half the squared distance between the student's (regressed) feature and the teacher's.

@@ -1,7 +1,8 @@
 """Losses on how samples stand to one another: the geometry of a batch, not the place of any one sample in it.
 
 Student and teacher need the same samples in the same order, but not the same width. Every loss here is unchanged when
-both batches are reordered together, and has a finite gradient when two samples coincide.
+both batches are reordered together, and has a finite gradient when two samples coincide. What is no floating-point
+tensor is a ``TypeError``, other shapes than the docstring names are a ``ValueError``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from torch.nn import functional as F
 
 from kd_course._validation import at_least, batch_pair, layer_pairs, not_negative, positive, same_width
 from kd_course.losses._geometry import rescaled_by, unit
+
+__all__ = [
+    "correlation_congruence_loss",
+    "irg_loss",
+    "pkt_loss",
+    "rkd_angle_loss",
+    "rkd_distance_loss",
+    "similarity_preserving_loss",
+]
 
 
 def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
@@ -59,10 +69,6 @@ def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tens
         student_embedding: (B, D), B ≥ 2.
         teacher_embedding: (B, D').
 
-    Raises:
-        TypeError: as :func:`rkd_distance_loss`.
-        ValueError: as :func:`rkd_distance_loss`.
-
     Reference: Park et al. 2019, arXiv:1904.05068. Their weight: 2 (50 in RepDistiller).
 
     >>> corner = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -84,10 +90,6 @@ def similarity_preserving_loss(student_feature: Tensor, teacher_feature: Tensor)
     Args:
         student_feature: (B, …), B ≥ 2.
         teacher_feature: (B, …), of any trailing shape.
-
-    Raises:
-        TypeError: as :func:`rkd_distance_loss`.
-        ValueError: as :func:`rkd_distance_loss`.
 
     Reference: Tung & Mori 2019, *Similarity-Preserving Knowledge Distillation*, arXiv:1907.09682. Their weight: 3000.
 
@@ -118,7 +120,6 @@ def correlation_congruence_loss(
         gamma: γ > 0, inverse squared width of the kernel.
 
     Raises:
-        TypeError: as :func:`rkd_distance_loss`.
         ValueError: as :func:`rkd_distance_loss`; also P < 1 or γ ≤ 0.
 
     Reference: Peng et al. 2019, *Correlation Congruence for Knowledge Distillation*, arXiv:1904.01802 (P = 2, γ = 0.4).
@@ -157,7 +158,6 @@ def irg_loss(
         transform_weight: w_τ ≥ 0. Unless it is 0, the layers of each network need one width.
 
     Raises:
-        TypeError: as :func:`rkd_distance_loss`.
         ValueError: as :func:`rkd_distance_loss`; also layers or widths that cannot be compared, or a weight below 0.
 
     Reference: Liu et al. 2019, *Knowledge Distillation via Instance Relationship Graph*, CVPR; distances scaled by
@@ -197,10 +197,6 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     Args:
         student_embedding: (B, D), B ≥ 2.
         teacher_embedding: (B, D').
-
-    Raises:
-        TypeError: as :func:`rkd_distance_loss`.
-        ValueError: as :func:`rkd_distance_loss`.
 
     Reference: Passalis & Tefas 2018, *Learning Deep Representations with Probabilistic Knowledge Transfer*,
     arXiv:1803.10837.

@@ -3,7 +3,8 @@
 The notation of the whole course: ``s`` and ``t`` are student and teacher, ``z`` logits, ``p_T = softmax(z / T)``,
 B the batch, C the classes. Everything is computed in log space and, for half-precision inputs, in float32.
 The functions are differentiable in both arguments; teacher logits from :func:`kd_course.inference.predict`
-carry no graph, so there the teacher is a constant.
+carry no graph, so there the teacher is a constant. What is no floating-point tensor is a ``TypeError``, other shapes
+than the docstring names are a ``ValueError``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,17 @@ from kd_course._validation import (
     positive,
 )
 from kd_course.losses._geometry import centred, unit
+
+__all__ = [
+    "dist_loss",
+    "dkd_loss",
+    "kd_loss",
+    "logit_mse_loss",
+    "probability_mse_loss",
+    "regression_kd_loss",
+    "soft_target_loss",
+    "standardize_logits",
+]
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -110,10 +122,6 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         student_logits: (B, C).
         teacher_logits: (B, C).
 
-    Raises:
-        TypeError: as :func:`soft_target_loss`.
-        ValueError: shapes that differ or are not (B, C).
-
     References: Ba & Caruana 2014, *Do Deep Nets Really Need to be Deep?*, arXiv:1312.6184; Hinton et al. 2015,
     section 2.1.
 
@@ -135,10 +143,6 @@ def probability_mse_loss(student_logits: Tensor, teacher_logits: Tensor, *, temp
         student_logits: (B, C).
         teacher_logits: (B, C).
         temperature: T > 0.
-
-    Raises:
-        TypeError: as :func:`soft_target_loss`.
-        ValueError: as :func:`soft_target_loss`.
 
     >>> probability_mse_loss(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 0.0]]), temperature=1).item()
     0.0
@@ -254,7 +258,6 @@ def dkd_loss(
         A scalar in nats, averaged over the batch.
 
     Raises:
-        TypeError: as :func:`kd_loss`.
         ValueError: as :func:`soft_target_loss`; also a weight below 0, or labels that are no class numbers.
 
     Reference: Zhao et al. 2022, *Decoupled Knowledge Distillation*, arXiv:2203.08679.
