@@ -25,7 +25,8 @@ READY := $(VENV)/.ready
 
 # Files side by side, one thread each: faster than one after another on all threads, also when other programs are busy.
 # PYTEST_ARGS="-n 0" runs them in one process, which a debugger needs.
-SIDE_BY_SIDE := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+WORKERS = $$($(BIN)/python -c 'import os; print(min(4, len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))))')
+SIDE_BY_SIDE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -58,7 +59,7 @@ format: $(READY) ## fix with ruff what it can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-refresh: $(READY) ## execute all notebooks again, one thread each, and store their outputs and costs
+refresh: $(READY) ## execute all notebooks again, one after another, and store their outputs and costs
 	$(BIN)/python tools/refresh.py
 
 bench: $(READY) ## measure what the training loop and the losses cost

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import psutil
 import pytest
 
 from kd_course import __main__ as pre
@@ -27,6 +28,12 @@ def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data set that every machine has, even if the environment names another one."""
     monkeypatch.setenv("KD_COURSE_DATASET", "digits")
     monkeypatch.delenv("KD_COURSE_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight gigabytes, whatever other programs take."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * 2**30))
 
 
 def fault(name: str) -> Fault:
@@ -56,7 +63,7 @@ def test_what_the_checks_report():
     assert CHECKS["device"]() == "cpu"
     assert CHECKS["threads"]() == f"{torch.get_num_threads()} for PyTorch, on {available_cores()} available cores"
     assert CHECKS["data"]().startswith("digits: train 1,000, validation 297, test 500")
-    assert re.fullmatch(r"\d+\.\d GB available", CHECKS["memory"]())
+    assert CHECKS["memory"]() == "8.0 GB available"
     assert "ipykernel " in CHECKS["kernel"]()
 
 
@@ -145,8 +152,6 @@ def test_a_wrong_choice_of_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 
 @pytest.mark.parametrize(("free", "enough"), [(0.4, False), (1.9, False), (2.1, True), (64.0, True)])
 def test_memory(monkeypatch: pytest.MonkeyPatch, free: float, enough: bool):
-    import psutil
-
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
     if enough:
         assert CHECKS["memory"]() == f"{free:.1f} GB available"
@@ -237,11 +242,13 @@ needs_lab = pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, r
 @needs_lab
 def test_the_command_says_ready():
     found = run()
-    assert (found.returncode, found.stderr) == (0, "")
-    lines = found.stdout.splitlines()
-    assert [line.split()[3] for line in lines[:-1]] == NAMES
-    assert all(line.startswith("[ OK ] ") for line in lines[:-1])
-    assert lines[-1] == "Ready."
+    assert found.stderr == ""
+    rows = re.findall(r"^\[([ A-Z]{4})\] (\w+) ", found.stdout, re.MULTILINE)
+    assert [name for _, name in rows] == NAMES
+    assert {state for state, name in rows if name != "memory"} == {" OK "}
+    if ("FAIL", "memory") not in rows:  # other programs may have it all
+        assert found.returncode == 0
+        assert found.stdout.splitlines()[-1] == "Ready."
 
 
 def test_the_command_fails_visibly():

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 COSTS = ROOT / "data" / "results" / "notebooks.json"
 TABLES = {"README": ROOT / "README.md", "the instructor's guide": ROOT / "notebooks" / "instructor" / "guide.md"}
-LIMITS = {"seconds": 90, "slowest_cell_seconds": 30, "megabytes_above_imports": 800}
+MEGABYTES = 800  # above the imports; seconds depend on the machine, so they are told and not tested
 ALLOWED = {
     "IPython",
     "ipywidgets",
@@ -128,11 +128,11 @@ def test_what_notebooks_may_import_is_what_the_project_installs():
 
 
 @each_notebook
-@pytest.mark.parametrize("what", LIMITS)
-def test_a_notebook_keeps_to_its_budget(path: Path, what: str):
+def test_a_notebook_keeps_to_its_memory(path: Path):
     """As measured by the last ``make refresh``, on MNIST."""
-    assert costs()[path.stem][what] <= LIMITS[what]
-    assert costs()[path.stem][what] > 0, "nothing costs nothing; run 'make refresh'"
+    cost = costs()[path.stem]
+    assert all(cost.values()), "nothing costs nothing; run 'make refresh'"
+    assert cost["megabytes_above_imports"] <= MEGABYTES
 
 
 def test_no_cost_of_a_notebook_that_is_gone():

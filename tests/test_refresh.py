@@ -1,4 +1,4 @@
-"""Refreshing notebooks: one thread in the kernel, and a record that two refreshes can write at once."""
+"""Refreshing notebooks: a record that two refreshes can write at once."""
 
 from __future__ import annotations
 

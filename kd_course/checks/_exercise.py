@@ -28,7 +28,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_course.runtime import seeded
 
@@ -275,10 +275,12 @@ def require(correct: bool, otherwise: str) -> None:
 
 
 def unchanged(after: Any, before: Any) -> bool:
-    """Whether the tensors in ``after``, however deep in lists and dicts, still hold what they held in ``before``."""
+    """Whether the tensors in ``after``, however deep in lists, dicts and modules, hold what those in ``before`` do."""
     if isinstance(before, Tensor):
         same_place = isinstance(after, Tensor) and after.shape == before.shape
         return same_place and torch.equal(after.detach().nan_to_num(), before.detach().nan_to_num())
+    if isinstance(before, nn.Module):
+        return unchanged(after.state_dict(), before.state_dict())
     if isinstance(before, Mapping):
         return before.keys() == after.keys() and all(unchanged(after[key], before[key]) for key in before)
     if isinstance(before, list | tuple):

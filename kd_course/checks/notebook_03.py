@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course.checks._exercise import NO_GRADIENT, WRONG_GRADIENT, Exercise, Given, Submission, as_expected, require
+from kd_course.checks._exercise import (
+    NO_GRADIENT,
+    WRONG_GRADIENT,
+    Exercise,
+    Given,
+    Mistake,
+    Submission,
+    as_expected,
+    require,
+)
 from kd_course.data import Batch
 
 STUDENT = torch.tensor([[2.0, 1.0, -1.0, 0.5], [0.0, 3.0, 2.5, -2.0], [1.0, -4.0, 1.5, 0.0]], dtype=torch.float64)
@@ -224,8 +234,10 @@ transfer_objective = Exercise(
 
 def _two_numbers(convert: Submission, beta: float) -> Tensor:
     pair = convert(beta)
-    require(isinstance(pair, tuple | list | Tensor) and len(pair) == 2, "return two numbers: `return alpha, scale`.")
-    return torch.tensor([float(number) for number in pair], dtype=torch.float64)
+    with suppress(TypeError, ValueError, RuntimeError):  # one number, text, tensors of several
+        alpha, scale = (float(number) for number in pair)
+        return torch.tensor([alpha, scale], dtype=torch.float64)
+    raise Mistake("return two numbers: `return alpha, scale`.")
 
 
 convert_beta = Exercise(

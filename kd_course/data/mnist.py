@@ -18,7 +18,6 @@ from threading import Thread
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kd_course.data.split import Split
 from kd_course.runtime import download_folder
@@ -57,7 +56,7 @@ def find_mnist() -> Path:
         raw = _raw_folder(Path(wanted))
         if faults := _faults(raw):
             raise DataError(
-                f"KD_COURSE_DATA={wanted} has no usable MNIST: {'; '.join(faults)}. "
+                f"KD_COURSE_DATA={wanted} has no usable MNIST: {'; '.join(faults.values())}. "
                 f"Put the four IDX files in {raw}, or unset KD_COURSE_DATA"
             )
         return raw
@@ -65,7 +64,7 @@ def find_mnist() -> Path:
     faults = _faults(raw)
     if not faults:
         return raw
-    if damaged := [fault for fault in faults if not fault.endswith("is missing")]:
+    if damaged := [fault for file, fault in faults.items() if (raw / file).is_file()]:
         warnings.warn(f"Not using damaged MNIST files: {'; '.join(damaged)}. Fetching them again.", stacklevel=4)
     try:
         return _download(raw)
@@ -87,51 +86,20 @@ def read_mnist(raw: Path) -> dict[str, Split]:
     return splits
 
 
-def as_mnist(value: list[int]) -> Tensor:
-    """Prepare a drawing as the makers of MNIST prepared theirs.
-
-    Its box is scaled to 20 pixels on the longer side, keeping its proportions, and its centre of mass is put in the
-    middle of the image. A network that has only seen digits of this size and place recognises no others. An empty
-    drawing stays empty.
-
-    Reference: LeCun, Cortes & Burges, *The MNIST database of handwritten digits*.
-
-    Args:
-        value: 784 pixels, 0 (paper) to 255 (ink), row by row.
-
-    Returns:
-        The image, uint8, (1, 28, 28).
-    """
-    drawing = torch.tensor(value, dtype=torch.float32).view(28, 28)
-    rows, columns = (drawing.amax(dim).nonzero().squeeze(1) for dim in (1, 0))
-    if len(rows) == 0:
-        return torch.zeros(1, 28, 28, dtype=torch.uint8)
-    box = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = 20 / max(box.shape)
-    size = [max(1, round(side * scale)) for side in box.shape]
-    box = F.interpolate(box[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
-    mass = box / box.sum()
-    height, width = box.shape
-    centre = (mass.sum(1) @ torch.arange(height).float(), mass.sum(0) @ torch.arange(width).float())
-    top, left = (min(max(round(14 - float(at)), 0), 28 - side) for at, side in zip(centre, box.shape, strict=True))
-    image = F.pad(box, (left, 28 - width - left, top, 28 - height - top))
-    return image.round().clamp(0, 255).to(torch.uint8)[None]
-
-
 def _raw_folder(root: Path) -> Path:
     """torchvision's layout: ``root/MNIST/raw``; the folder with the files itself is welcome too."""
     return root if (root / "train-images-idx3-ubyte").is_file() else root / "MNIST" / "raw"
 
 
-def _faults(raw: Path) -> list[str]:
-    """What is wrong with the MNIST files in ``raw``, one sentence per file; an empty list if nothing is."""
-    faults = []
+def _faults(raw: Path) -> dict[str, str]:
+    """What is wrong with the MNIST files in ``raw``: a sentence for each file that is not as it should be."""
+    faults = {}
     for file, expected in MNIST_SHA256.items():
         path = raw / file
         if not path.is_file():
-            faults.append(f"{path} is missing")
+            faults[file] = f"{path} is missing"
         elif _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) != expected:
-            faults.append(f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes, SHA-256 differs)")
+            faults[file] = f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes, SHA-256 differs)"
     return faults
 
 
@@ -197,7 +165,7 @@ def _fetch(mirror: str, folder: Path) -> None:
     finally:
         logger.setLevel(level)
     if faults := _faults(folder):
-        raise ValueError("; ".join(faults))
+        raise ValueError("; ".join(faults.values()))
 
 
 def _answering() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pkgutil
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_course import checks
 from kd_course.checks._exercise import (
@@ -347,6 +348,14 @@ def test_unchanged_looks_into_lists_and_dicts():
     assert not unchanged({"a": [torch.tensor([1.0, math.nan])], "b": (torch.tensor(True),)}, before)
     assert not unchanged({"a": before["a"]}, before)
     assert not unchanged([torch.zeros(2, 1)], [torch.zeros(2)])
+
+
+def test_unchanged_looks_into_modules():
+    layer = nn.Linear(2, 1)
+    before = copy.deepcopy(layer)
+    assert unchanged([layer], [before])
+    layer.weight.data.zero_()
+    assert not unchanged([layer], [before])
 
 
 # --- every exercise of the course -----------------------------------------------------------------------------------
