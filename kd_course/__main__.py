@@ -20,18 +20,14 @@ class Fault(Exception):
         self.fix = fix
 
 
-def _at_least(name: str, version: str) -> None:
-    """Raise :class:`Fault` if ``version`` is older than what the course supports."""
+def _at_least(name: str, version: str) -> str:
+    """The ``version``, unless it is older than what the course supports: then raise :class:`Fault`."""
     from packaging.version import Version
 
     if Version(version) < Version(MINIMUM[name]):
         install = "install a newer Python" if name == "python" else f"pip install --upgrade '{name}>={MINIMUM[name]}'"
         raise Fault(f"{version}, older than {MINIMUM[name]}", install)
-
-
-def _python() -> str:
-    _at_least("python", platform.python_version())
-    return platform.python_version()
+    return version
 
 
 def _package(name: str) -> Callable[[], str]:
@@ -40,8 +36,7 @@ def _package(name: str) -> Callable[[], str]:
             module = importlib.import_module(name)
         except Exception as error:  # a broken binary raises OSError or RuntimeError as well as ImportError
             raise Fault(f"cannot be imported ({error})", f"pip install --upgrade '{name}>={MINIMUM[name]}'") from error
-        _at_least(name, module.__version__)
-        return str(module.__version__)
+        return _at_least(name, str(module.__version__))
 
     return check
 
@@ -94,7 +89,7 @@ def _kernel() -> str:
 
 
 CHECKS: dict[str, Callable[[], str]] = {
-    "Python": _python,
+    "Python": lambda: _at_least("python", platform.python_version()),
     "torch": _package("torch"),
     "torchvision": _package("torchvision"),
     "ipywidgets": _package("ipywidgets"),

@@ -59,7 +59,8 @@ def compare(
 
     Returns:
         A table with one row per run: ``recipe``, ``seed`` and the recipe's numbers; in its ``attrs``, ``"seconds"``
-        holds what each run took when it was made, row by row.
+        holds what each run took when it was made, row by row, and ``"packages"`` the checksum of the package that made
+        it (None without a cache).
 
     Raises:
         ValueError: no recipes or seeds, a seed given twice, a recipe that returns no numbers, NaN or other names than
@@ -94,6 +95,7 @@ def compare(
     in_order = [(seed, name) for seed in seeds for name in recipes]
     runs = pd.DataFrame([{"recipe": name, "seed": seed, **done[seed, name].numbers} for seed, name in in_order])
     runs.attrs["seconds"] = [done[run].seconds for run in in_order]
+    runs.attrs["packages"] = [done[run].package for run in in_order]
     return runs
 
 

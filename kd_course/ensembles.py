@@ -141,15 +141,8 @@ def disagreement(logits: Tensor) -> Tensor:
 def error_overlap(logits: Tensor, labels: Tensor) -> Tensor:
     """For each pair of members, the number of errors both make, divided by the number of errors at least one makes.
 
-    1 means that they fail on the same samples, so that averaging them corrects nothing. Two members without any error
-    have overlap 0.
-
-    Args:
-        logits: member logits (M, N, C).
-        labels: true classes (N,).
-
-    Returns:
-        A symmetric table (M, M), in [0, 1].
+    A symmetric table (M, M) in [0, 1]. 1 means that they fail on the same samples, so that averaging them corrects
+    nothing. Two members without any error have overlap 0.
     """
     wrong = (_with_labels(logits, labels).argmax(2) != labels).double()  # (M, N)
     shared = wrong @ wrong.T

@@ -25,10 +25,14 @@ from kd_course.data import Data, Split
 
 
 class Run(NamedTuple):
-    """What one recipe returned for one seed, and how long it took."""
+    """What one recipe returned for one seed, how long it took, and the checksum of the package that made it.
+
+    The checksum is None where nobody wrote it down.
+    """
 
     numbers: dict[str, float]
     seconds: float
+    package: str | None = None
 
 
 def cache_key(recipe: Callable, data_checksum: str) -> dict[str, object]:
@@ -91,12 +95,12 @@ def load_or_run(
         if path.exists():
             try:
                 saved = json.loads(path.read_text(encoding="utf-8"))
-                return Run(saved["numbers"], saved["seconds"])
+                return Run(saved["numbers"], saved["seconds"], saved.get("package"))
             except (ValueError, KeyError, TypeError) as error:
                 fix = "delete it, and the run will be done again"
                 raise ValueError(f"{path} is not a readable result ({error!r}); {fix}") from error
-        run = work()
-        content = {**provenance, **key, "package": package_checksum(), **run._asdict()}
+        run = work()._replace(package=package_checksum())
+        content = {**provenance, **key, **run._asdict()}
         unfinished = folder / f".{name}.unfinished"  # only the holder of the lock writes it
         unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
         os.replace(unfinished, path)

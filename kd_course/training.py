@@ -110,15 +110,8 @@ def fit(
     rows, best = saved.resume()  # one row per finished epoch; the best weights so far
     steps = math.ceil(len(train) / batch_size)
 
-    bar = tqdm(
-        total=epochs * steps,
-        initial=len(rows) * steps,
-        disable=not progress,
-        leave=False,
-        unit="batch",
-        mininterval=0.5,
-    )
-    with bar:
+    look = {"disable": not progress, "leave": False, "unit": "batch", "mininterval": 0.5}
+    with tqdm(total=epochs * steps, initial=len(rows) * steps, **look) as bar:
         for epoch in range(len(rows), epochs):
             if patience is not None and _epochs_since_best(rows, monitor) >= patience:
                 break

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -98,16 +97,9 @@ def _faults(raw: Path) -> dict[str, str]:
         path = raw / file
         if not path.is_file():
             faults[file] = f"{path} is missing"
-        elif _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) != expected:
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             faults[file] = f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes, SHA-256 differs)"
     return faults
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, modified: int, size: int) -> str:
-    """SHA-256 of a file, computed once per version of it (``modified`` and ``size`` are the cache's key)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_idx(path: Path, *shape: int) -> Tensor:

@@ -29,19 +29,13 @@ def jitter(images: Tensor, pixels: int = 2) -> Tensor:
 
 
 def as_mnist(value: list[int]) -> Tensor:
-    """Prepare a drawing as the makers of MNIST prepared theirs.
+    """A drawing, 784 pixels from 0 (paper) to 255 (ink) row by row, prepared as MNIST's were: uint8, (1, 28, 28).
 
     Its box is scaled to 20 pixels on the longer side, keeping its proportions, and its centre of mass is put in the
     middle of the image. A network that has only seen digits of this size and place recognises no others. An empty
     drawing stays empty.
 
     Reference: LeCun, Cortes & Burges, *The MNIST database of handwritten digits*.
-
-    Args:
-        value: 784 pixels, 0 (paper) to 255 (ink), row by row.
-
-    Returns:
-        The image, uint8, (1, 28, 28).
     """
     drawing = torch.tensor(value, dtype=torch.float32).view(28, 28)
     rows, columns = (drawing.amax(dim).nonzero().squeeze(1) for dim in (1, 0))

@@ -124,17 +124,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(first_logits: Tensor, second_logits: Tensor, labels: Tensor) -> McNemar:
-    """Exact McNemar test: do two models, on the same samples, err equally often?
+    """Exact McNemar test: do two models with logits (N, C) err equally often on the same samples?
 
     Only the samples that one gets right and the other wrong count. Under the null hypothesis each falls to
     either side with probability ½, so the two-sided p is binomial.
 
     Reference: McNemar 1947, *Psychometrika* 12, 153-157.
-
-    Args:
-        first_logits: (N, C).
-        second_logits: (N, C), of the same samples.
-        labels: int64, (N,).
 
     Raises:
         ValueError: logits and labels do not fit each other, or N is 0.

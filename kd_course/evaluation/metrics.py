@@ -16,18 +16,9 @@ from kd_course.data import Split
 from kd_course.inference import predict
 
 __all__ = [
-    "accuracy",
-    "agreement",
-    "calibration_bins",
-    "confusion_matrix",
-    "ece",
-    "errors",
-    "evaluate",
-    "evaluate_logits",
-    "kl_to_teacher",
-    "macro_f1",
-    "nll",
-]
+    "accuracy", "agreement", "calibration_bins", "confusion_matrix", "ece", "errors", "evaluate",
+    "evaluate_logits", "kl_to_teacher", "macro_f1", "nll",
+]  # fmt: skip
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:
@@ -115,12 +106,7 @@ def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
 
 
 def evaluate(model: nn.Module, split: Split, *, device: torch.device | str | None = None) -> dict[str, float]:
-    """Every quality metric of a network.
-
-    Args:
-        model: run in evaluation mode, without gradients.
-        split: the samples, and perhaps the logits of a teacher.
-        device: where to compute; see :func:`~kd_course.runtime.pick_device` if None.
+    """Every quality metric of a network on a split, on the device that :func:`predict` takes.
 
     Returns:
         ``accuracy``, ``errors``, ``nll``, ``ece``, ``macro_f1``; where ``split`` carries a teacher's logits, also

@@ -19,13 +19,9 @@ from kd_course._validation import at_least, batch_pair, layer_pairs, not_negativ
 from kd_course.losses._geometry import rescaled_by, unit
 
 __all__ = [
-    "correlation_congruence_loss",
-    "irg_loss",
-    "pkt_loss",
-    "rkd_angle_loss",
-    "rkd_distance_loss",
+    "correlation_congruence_loss", "irg_loss", "pkt_loss", "rkd_angle_loss", "rkd_distance_loss",
     "similarity_preserving_loss",
-]
+]  # fmt: skip
 
 
 def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:

@@ -28,15 +28,9 @@ from kd_course._validation import (
 from kd_course.losses._geometry import centred, unit
 
 __all__ = [
-    "dist_loss",
-    "dkd_loss",
-    "kd_loss",
-    "logit_mse_loss",
-    "probability_mse_loss",
-    "regression_kd_loss",
-    "soft_target_loss",
-    "standardize_logits",
-]
+    "dist_loss", "dkd_loss", "kd_loss", "logit_mse_loss", "probability_mse_loss", "regression_kd_loss",
+    "soft_target_loss", "standardize_logits",
+]  # fmt: skip
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:

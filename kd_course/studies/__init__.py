@@ -9,7 +9,6 @@ claims and the two annexes, ``guide`` (how to choose) and ``fidelity`` (copies a
 """
 
 from kd_course.studies._claims import (
-    VERDICTS,
     Analysis,
     Claim,
     by_seed,
@@ -23,7 +22,6 @@ from kd_course.studies._study import Arm, Study, load_with_teacher
 
 __all__ = [
     "STUDIES",
-    "VERDICTS",
     "Analysis",
     "Arm",
     "Claim",

@@ -6,6 +6,7 @@ A table of runs has one row per run: ``recipe`` (a name for people), ``seed``, t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 Plain = str | int | float | bool
 Selection = Mapping[str, Plain]
 """Runs, chosen by their columns: ``{"width": 800, "temperature": 20}``."""
-
-VERDICTS = ("supported", "inconclusive", "contradicted", "not measured")
 
 
 def select(runs: pd.DataFrame, columns: Selection) -> pd.DataFrame:
@@ -66,6 +65,27 @@ def by_seed(runs: pd.DataFrame, metric: str, columns: Selection) -> pd.Series:
     return found.set_index("seed")[metric].sort_index()
 
 
+def paired(first: pd.Series, second: pd.Series) -> Interval:
+    """Mean of ``first - second``, seed by seed, with its 95 % interval.
+
+    Args:
+        first: one number per seed, its index being the seeds, as from :func:`by_seed`.
+        second: the same for what is subtracted.
+
+    Raises:
+        ValueError: the two have different seeds or other orders of them, a seed between two others is missing, or a
+            seed has no number.
+    """
+    seeds, others = list(first.index), list(second.index)
+    if seeds != others:
+        raise ValueError(f"pairs need the same seeds in the same order, not {seeds} and {others}")
+    if seeds and sorted(seeds) != list(range(min(seeds), max(seeds) + 1)):
+        raise ValueError(f"pairs need every seed from the first to the last once, not {seeds}")
+    if missing := [seed for seed in seeds if math.isnan(first[seed]) or math.isnan(second[seed])]:
+        raise ValueError(f"pairs need a number for every seed; the seeds {missing} have none")
+    return paired_difference(first, second)
+
+
 def improvement(runs: pd.DataFrame, metric: str, *, method: Selection, baseline: Selection) -> Interval:
     """How much smaller ``metric`` is with one recipe than with another, paired by seed; positive is better.
 
@@ -78,10 +98,7 @@ def improvement(runs: pd.DataFrame, metric: str, *, method: Selection, baseline:
     Raises:
         ValueError: columns of no recipe or of several, or two recipes that ran with different seeds.
     """
-    first, second = by_seed(runs, metric, baseline), by_seed(runs, metric, method)
-    if list(first.index) != list(second.index):
-        raise ValueError(f"pairs need the same seeds, not {list(second.index)} and {list(first.index)}")
-    return paired_difference(first, second)
+    return paired(by_seed(runs, metric, baseline), by_seed(runs, metric, method))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +134,7 @@ class Claim:
         return 0 if runs is None else self.evidence(runs).n
 
     def verdict(self, runs: pd.DataFrame | None) -> str:
-        """One of :data:`VERDICTS`: inconclusive if the 95 % interval includes 0, not measured without runs."""
+        """Supported, contradicted, inconclusive (the 95 % interval includes 0) or not measured (without runs)."""
         if runs is None:
             return "not measured"
         interval = self.evidence(runs)

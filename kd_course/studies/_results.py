@@ -7,6 +7,9 @@ import json
 import multiprocessing
 import os
 import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kd_course.comparison import compare
-from kd_course.memo import fingerprint, package_checksum
+from kd_course.memo import fingerprint
 from kd_course.runtime import shipped, threads
 from kd_course.studies._study import Study
 
@@ -53,6 +56,7 @@ def run(
 
     Every training runs on one CPU thread, so that a seed gives the same numbers however many workers share the work.
     Finished runs are kept one by one below ``folder``: whatever ends this process loses at most the unfinished runs.
+    A worker that fails leaves its runs to the others, and a warning says so.
 
     Args:
         name: one of :data:`STUDIES`.
@@ -63,11 +67,19 @@ def run(
         progress: show a bar.
 
     Raises:
-        ValueError: no such study, no seeds, or a study that is not ``fast`` on data other than MNIST.
+        ValueError: no such study, no seeds, fewer seeds than the result file has, or a study that is not ``fast`` on
+            data other than MNIST.
     """
     chosen = study(name, fast=fast)
     if seeds < 1 or workers < 1:
         raise ValueError(f"seeds and workers must be 1 or more, not {seeds} and {workers}")
+    folder = Path(folder) if folder else shipped("results", *([".fast"] if fast else []))
+    path = folder / f"{name}.json"
+    before = _read(name, folder) if path.is_file() else {}
+    if seeds < (measured := len(before.get("seeds", []))):
+        raise ValueError(
+            f"{path} has {measured} seeds and would lose some with {seeds}: ask for {measured} or more, or delete it"
+        )
     with threads(1):  # where a teacher is trained first, it is the same for every worker
         data = chosen.load()
     if data.name != "mnist" and not fast:
@@ -75,18 +87,12 @@ def run(
             f"the studies are about MNIST, and this is {data.name!r} ({data.source}); "
             "set KD_COURSE_DATA to the folder that holds MNIST/raw, or try the study out with fast=True (make: FAST=1)"
         )
-    folder = Path(folder) if folder else shipped("results", *([".fast"] if fast else []))
     folder.mkdir(parents=True, exist_ok=True)
     again = partial(_compare, name, seeds=seeds, fast=fast, folder=folder)
-    context = multiprocessing.get_context("spawn")
-    helpers = [context.Process(target=again, daemon=True) for _ in range(workers - 1)]
-    for helper in helpers:
-        helper.start()
-    with threads(1):
+    with _helpers(again, workers - 1), threads(1):
         runs = compare(chosen.recipes, data, seeds=range(seeds), cache=folder / ".runs" / name, progress=progress)
-    for helper in helpers:
-        helper.join()
-    seconds = runs.attrs["seconds"]
+    seconds, packages = runs.attrs["seconds"], runs.attrs["packages"]
+    carried = before.get("made_with")  # what is known of runs whose package was not recorded
     rows = [row | {"seconds": round(took, 2)} for row, took in zip(runs.to_dict("records"), seconds, strict=True)]
     rows = [with_columns(row, chosen) for row in rows]
     header = {
@@ -96,14 +102,14 @@ def run(
         "data": repr(data),
         "data_checksum": fingerprint(data),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "package": package_checksum(),
+        "package": sorted({package for package in packages if package}) or None,
+        **({"made_with": carried} if carried and None in packages else {}),
         "threads_per_run": 1,
         "seconds": round(sum(seconds)),
         "seeds": list(range(seeds)),
         "options": options(chosen),
     }
-    path = folder / f"{name}.json"
-    if path.is_file() and (before := _read(name, folder))["runs"] == rows:  # nothing new: what made it stays as it was
+    if before and before["runs"] == rows:  # nothing new: what made it stays as it was
         header |= {key: before[key] for key in ("versions", "package", "made_with", "seconds") if key in before}
     write(path, header, rows)
     return results(name, folder=folder)
@@ -129,6 +135,9 @@ def results(name: str, *, folder: Path | None = None) -> pd.DataFrame:
 
 def about(name: str, *, folder: Path | None = None) -> dict:
     """Where a study's numbers come from: question, command, data, versions, package, seeds, options, seconds.
+
+    ``package`` holds the checksums of the packages that made the runs. Runs from before they were recorded have none;
+    what is known of those is in ``made_with``.
 
     Args:
         name: one of :data:`STUDIES`.
@@ -176,6 +185,32 @@ def write(path: Path, header: dict, rows: list[dict]) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text("{\n" + ",\n".join([*lines, ' "runs": [\n' + runs + "\n ]"]) + "\n}\n", encoding="utf-8")
     os.replace(unfinished, path)
+
+
+@contextmanager
+def _helpers(work: Callable[[], None], count: int) -> Iterator[None]:
+    """Processes that do ``work`` beside the block; waited for at its end, and stopped at once if it fails."""
+    context = multiprocessing.get_context("spawn")
+    helpers = []
+    try:
+        for _ in range(count):
+            helper = context.Process(target=work, daemon=True)
+            helper.start()
+            helpers.append(helper)
+        yield
+    except BaseException:
+        for helper in helpers:
+            helper.terminate()
+        raise
+    finally:
+        for helper in helpers:
+            helper.join()
+    if codes := [helper.exitcode for helper in helpers if helper.exitcode]:
+        warnings.warn(
+            f"{len(codes)} of {count} helping processes failed, with exit code {', '.join(map(str, codes))}; "
+            "the others did their share",
+            stacklevel=4,
+        )
 
 
 def _compare(name: str, *, seeds: int, fast: bool, folder: Path) -> None:

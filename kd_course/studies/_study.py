@@ -53,6 +53,13 @@ class Study(Analysis):
         return {name: arm.recipe for name, arm in self.arms.items()}
 
 
+def at_most(images: int, data: Data) -> Data:
+    """The same data with at most this many images in each split, drawn at random."""
+    parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    few = {name: split.sample(images, seed=0) for name, split in parts.items() if len(split) > images}
+    return replace(data, **few)
+
+
 def load_with_teacher(*, teacher: str, validation_size: int | None = None, fast: bool = False) -> Data:
     """The course's data, with the logits of one of its teachers beside every image.
 
@@ -62,10 +69,10 @@ def load_with_teacher(*, teacher: str, validation_size: int | None = None, fast:
         fast: at most 1,000 images in each split.
     """
     data = load_data(validation_size=validation_size)
+    if fast:
+        data = at_most(1_000, data)
     parts = {}
     for name in ("train", "validation", "test"):
         split: Split = getattr(data, name)
-        if fast and len(split) > 1_000:
-            split = split.sample(1_000, seed=0)
         parts[name] = split.with_teacher(teacher_logits(split, teacher)) if len(split) else split
     return replace(data, **parts)

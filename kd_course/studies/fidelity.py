@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kd_course.evaluation import Interval, mean_interval, paired_difference
+from kd_course.evaluation import Interval, mean_interval
 from kd_course.plots import COLOURS, MARKERS
-from kd_course.studies._claims import Analysis, Claim, Selection, select
+from kd_course.studies._claims import Analysis, Claim, Selection, paired, select
 from kd_course.studies._results import results
 
 if TYPE_CHECKING:
@@ -99,16 +99,18 @@ def difference(runs: pd.DataFrame, *, regime: str, baseline: str) -> Interval:
         regime: one of :data:`REGIMES`.
         baseline: the other.
     """
-    return paired_difference(_by_seed(runs, regime), _by_seed(runs, baseline))
+    return paired(_by_seed(runs, regime), _by_seed(runs, baseline))
 
 
-def _by_seed(runs: pd.DataFrame, regime: str, *, distilled: bool = True) -> list[float]:
-    """Spearman's ρ of every seed, in order."""
+def _by_seed(runs: pd.DataFrame, regime: str, *, distilled: bool = True) -> pd.Series:
+    """Spearman's ρ of every seed; the seeds, in order, are the index."""
+    import pandas as pd
+
     own = select(runs, {"regime": regime})
     if distilled:
         own = own[own["method"] != SCRATCH]
     parts = own.groupby("seed")[["kl_to_teacher", "errors"]]
-    return [part.corr(method="spearman").loc["kl_to_teacher", "errors"] for _, part in parts]
+    return pd.Series({seed: part.corr(method="spearman").loc["kl_to_teacher", "errors"] for seed, part in parts})
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kd_course.evaluation import mean_interval, paired_difference
-from kd_course.studies._claims import select
+from kd_course.evaluation import mean_interval
+from kd_course.studies._claims import by_seed, paired, select
 from kd_course.studies._results import results, study
 from kd_course.studies.multi_teacher import SIMPLE, costs
 
@@ -65,11 +65,14 @@ def decision_guide(runs: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         runs: of the study ``multi_teacher``.
+
+    Raises:
+        ValueError: two recipes that are compared ran with different seeds.
     """
     import pandas as pd
 
     cost = costs(runs)
-    by_seed = runs.pivot(index="seed", columns="recipe", values="errors")
+    errors = {name: by_seed(runs, "errors", {"recipe": name}) for name in cost.index}
     rows = []
     for limit in LIMITS:
         fitting = limit.fits(cost)
@@ -77,14 +80,12 @@ def decision_guide(runs: pd.DataFrame) -> pd.DataFrame:
             rows.append({"if": limit.given, "choose": "nothing that we measured"})
             continue
         name = fitting["validation_errors"].idxmin()
-        alike = [
-            other for other in fitting.index.drop(name) if paired_difference(by_seed[other], by_seed[name]).low <= 0
-        ]
+        alike = [other for other in fitting.index.drop(name) if paired(errors[other], errors[name]).low <= 0]
         rows.append(
             {
                 "if": limit.given,
                 "choose": name,
-                "test errors": f"{mean_interval(by_seed[name]):.0f}",
+                "test errors": f"{mean_interval(errors[name]):.0f}",
                 "ms, batch 1": f"{fitting.loc[name, 'latency_1_ms']:.2f}",
                 "kB": f"{fitting.loc[name, 'bytes'] / 1000:,.0f}",
                 "training s": f"{fitting.loc[name, 'training_seconds']:.0f}",

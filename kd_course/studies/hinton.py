@@ -11,9 +11,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kd_course.evaluation import Interval, mean_interval, paired_difference
+from kd_course.evaluation import Interval, mean_interval
 from kd_course.plots import COLOURS, MARKERS
-from kd_course.studies._claims import Claim, by_seed, improvement, saves_errors
+from kd_course.studies._claims import Claim, by_seed, improvement, paired, saves_errors
 from kd_course.studies._mlp import student
 from kd_course.studies._study import Arm, Study, load_with_teacher
 
@@ -76,12 +76,12 @@ def figure(runs: pd.DataFrame) -> Figure:
 
 def beyond_thirty_percent(runs: pd.DataFrame) -> Interval:
     """Errors that T = 20 saves the 2×800 student beyond 30 % of those from scratch."""
-    return paired_difference(0.7 * by_seed(runs, "errors", SCRATCH_800), by_seed(runs, "errors", DISTILLED_800))
+    return paired(0.7 * by_seed(runs, "errors", SCRATCH_800), by_seed(runs, "errors", DISTILLED_800))
 
 
 def against_the_teacher(runs: pd.DataFrame) -> Interval:
     """The teacher's test errors minus those of the 2×800 student at T = 20."""
-    return mean_interval(by_seed(runs, "teacher_errors", DISTILLED_800) - by_seed(runs, "errors", DISTILLED_800))
+    return paired(by_seed(runs, "teacher_errors", DISTILLED_800), by_seed(runs, "errors", DISTILLED_800))
 
 
 def agreement_gained(runs: pd.DataFrame) -> Interval:

@@ -207,11 +207,11 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     from scipy.stats import ttest_rel
 
     against_scratch, against_kd = (league(runs, "errors", baseline=name) for name in ("scratch", "KD"))
-    by_seed = runs.pivot(index="seed", columns="recipe", values="errors")
+    by_recipe = runs.pivot(index="seed", columns="recipe", values="errors")
     corrected = {}
     for baseline in ("scratch", "KD"):
-        others = [name for name in by_seed if name != baseline]
-        p_values = ttest_rel(by_seed[others], by_seed[[baseline]]).pvalue
+        others = [name for name in by_recipe if name != baseline]
+        p_values = ttest_rel(by_recipe[others], by_recipe[[baseline]]).pvalue
         p_values[np.isnan(p_values)] = 1.0  # equal in every seed
         corrected[baseline] = dict(zip(others, holm(p_values.tolist()), strict=True))
     rows = {}

@@ -23,7 +23,7 @@ from kd_course.losses import soft_target_loss
 from kd_course.models import mlp
 from kd_course.plots import COLOURS, HATCHES
 from kd_course.runtime import seeded
-from kd_course.studies._claims import Claim, Selection, by_seed, select
+from kd_course.studies._claims import Claim, Selection, by_seed, paired, select
 from kd_course.studies._study import Arm, Study, load_with_teacher
 from kd_course.training import cosine, fit
 
@@ -168,7 +168,7 @@ def errors_saved(runs: pd.DataFrame, *, gap: Gap, way: str, baseline: str = "") 
         way: how the bias was chosen, one of :data:`WAYS`.
         baseline: how the bias was chosen that it is compared with; "" for none.
     """
-    return mean_interval(by_seed(runs, f"errors{baseline}", gap.columns) - by_seed(runs, f"errors{way}", gap.columns))
+    return paired(by_seed(runs, f"errors{baseline}", gap.columns), by_seed(runs, f"errors{way}", gap.columns))
 
 
 def missed_beyond_half(runs: pd.DataFrame, *, gap: Gap) -> Interval:

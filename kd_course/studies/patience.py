@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kd_course.evaluation import Interval, mean_interval, paired_difference
+from kd_course.evaluation import Interval, mean_interval
 from kd_course.plots import COLOURS, MARKERS
-from kd_course.studies._claims import Claim, Selection, by_seed, improvement, saves_errors
+from kd_course.studies._claims import Claim, Selection, by_seed, improvement, paired, saves_errors
 from kd_course.studies._mlp import student
 from kd_course.studies._study import Arm, Study, load_with_teacher
 
@@ -67,7 +67,7 @@ def growth(runs: pd.DataFrame) -> Interval:
         by_seed(runs, "errors", _columns("scratch", epochs)) - by_seed(runs, "errors", _columns("distilled", epochs))
         for epochs in (BUDGETS[0], BUDGETS[-1])
     )
-    return paired_difference(last, first)
+    return paired(last, first)
 
 
 # fmt: off

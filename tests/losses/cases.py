@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import oracles
@@ -391,20 +392,26 @@ NO_CRD_FEATURES = tuple(
 # How losses that want lists, or weights of their own, are called.
 
 
-def transfer_over_two_layers(loss: Loss, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+def transfer_over_two_layers(loss: Loss, student: Tensor, teacher: Tensor, **options: Any) -> Any:
     """In the second, the teacher's map is twice as large in either direction, with four places for one."""
     small, large = (feature[..., ::2, ::2] for feature in (student, teacher))
     large = large.repeat_interleave(2, -1).repeat_interleave(2, -2)
     return loss([student, small], [teacher, large], **options)
 
 
-def irg_over_two_layers(loss: Loss, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+def irg_over_two_layers(loss: Loss, student: Tensor, teacher: Tensor, **options: Any) -> Any:
     return loss([student, student.roll(1, 1)], [teacher, teacher.roll(1, 1)], **options)
 
 
 def hint_after_a_regressor(make: type[HintRegressor], student: Tensor, teacher: Tensor) -> Tensor:
     regressor = make(student.shape[1:], teacher.shape[1:], seed=1).to(student.dtype)
     return hint_loss(regressor(student), teacher)
+
+
+def hint_after_the_loops(student: Tensor, teacher: Tensor) -> float:
+    """The weights come from the package, the convolution and the loss from loops."""
+    regressor = HintRegressor(student.shape[1:], teacher.shape[1:], seed=1).to(student.dtype)
+    return oracles.hint(oracles.convolved(regressor.map, student), teacher)
 
 
 def weighted_sum(loss: Loss, losses: Tensor, weights: Tensor) -> Tensor:
@@ -418,6 +425,8 @@ def too_steep(power: float) -> dict[str, str]:
 
 
 COLDER = {"temperature": 4.0}
+TEMPERATURES = (0.5, 1.0, 4.0, 20.0)
+ALPHAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 RESPONSE = {"zero_at_equal": 0.0, "zero_gradient": 1e-14, "mean_over_samples": True, "precision": 2e-6}
 MEANS = {"mean_over_samples": True, "precision": 2e-6}
 FEATURE = {"zero_at_equal": 0.0, "zero_gradient": 0.0, "mean_over_samples": True}
@@ -429,6 +438,8 @@ CASES: list[Case] = [
         soft_target_loss,
         logits,
         COLDER,
+        oracle=oracles.soft_target,
+        oracle_at={"temperature": TEMPERATURES},
         **RESPONSE,
         invariant_to=(*CONSTANT, *ORDER_OF_CLASSES),
         refuses=(*NO_LOGITS, *NO_TEMPERATURE),
@@ -438,6 +449,8 @@ CASES: list[Case] = [
         logits_and_labels,
         {**COLDER, "alpha": 1.0},
         "soft only",
+        oracle=oracles.kd,
+        oracle_at={"temperature": TEMPERATURES},
         **RESPONSE,
         invariant_to=(*CONSTANT, *ORDER_OF_CLASSES),
         refuses=(*with_more(NO_LOGITS, None), *NO_TEMPERATURE, *NO_FRACTION),
@@ -447,6 +460,8 @@ CASES: list[Case] = [
         logits_and_labels,
         {**COLDER, "alpha": 0.9},
         "both",
+        oracle=oracles.kd,
+        oracle_at={"temperature": TEMPERATURES, "alpha": ALPHAS},
         **MEANS,
         invariant_to=CONSTANT,
         refuses=(*with_more(NO_LOGITS, LABELS), *NO_LABELS, LABELS_NEEDED, *NO_TEMPERATURE, *NO_FRACTION),
@@ -456,6 +471,8 @@ CASES: list[Case] = [
         logits_and_labels,
         {**COLDER, "alpha": 0.0},
         "hard only",
+        oracle=oracles.kd,
+        oracle_at={"temperature": TEMPERATURES},
         **MEANS,
         invariant_to=CONSTANT,
         refuses=(*NO_LABELS, LABELS_NEEDED, *NO_FRACTION),
@@ -464,6 +481,7 @@ CASES: list[Case] = [
     Case(
         logit_mse_loss,
         logits,
+        oracle=oracles.mean_square,
         **RESPONSE,
         invariant_to=(together(constant_per_row), *ORDER_OF_CLASSES),
         changed_by=CONSTANT,
@@ -473,6 +491,8 @@ CASES: list[Case] = [
         probability_mse_loss,
         logits,
         COLDER,
+        oracle=oracles.probability_mse,
+        oracle_at={"temperature": TEMPERATURES},
         **RESPONSE,
         invariant_to=(*CONSTANT, *ORDER_OF_CLASSES),
         refuses=(*NO_LOGITS, *NO_TEMPERATURE),
@@ -480,6 +500,7 @@ CASES: list[Case] = [
     Case(
         regression_kd_loss,
         logits,
+        oracle=oracles.mean_square,
         **RESPONSE,
         invariant_to=(together(constant_per_row), *ORDER_OF_CLASSES),
         refuses=(*NO_PREDICTIONS, *NO_FRACTION),
@@ -489,6 +510,8 @@ CASES: list[Case] = [
         predictions_and_targets,
         {"alpha": 0.3},
         "targets",
+        oracle=oracles.regression,
+        oracle_at={"alpha": ALPHAS},
         **MEANS,
         refuses=(*NO_PREDICTIONS, *NO_TARGETS, *NO_FRACTION),
     ),
@@ -497,12 +520,15 @@ CASES: list[Case] = [
         predictions_and_targets,
         {"alpha": 0.3, "margin": 0.1},
         "margin",
+        oracle=oracles.regression,
+        oracle_at={"alpha": ALPHAS, "margin": (0.0, 0.5, 1e6)},
         **MEANS,
         refuses=(*NO_PREDICTIONS, *NO_TARGETS, *NO_FRACTION, *out_of_range("margin", -1, math.nan)),
     ),
     Case(
         standardize_logits,
         tensors((CLASSES,), scale=3.0),
+        oracle=oracles.standardized,
         rows=(CLASSES,),
         mean_over_samples=True,
         invariant_to=(first(constant_per_row), first(length_of_samples), first(growth), scale),
@@ -518,6 +544,8 @@ CASES: list[Case] = [
         dkd_loss,
         logits_and_labels,
         {**COLDER, "alpha": 1.0, "beta": 8.0},
+        oracle=oracles.dkd,
+        oracle_at={"temperature": TEMPERATURES, "alpha": (0, 0.3, 1), "beta": (0, 1, 2.5, 8)},
         **RESPONSE,
         invariant_to=CONSTANT,
         refuses=(
@@ -533,6 +561,8 @@ CASES: list[Case] = [
         dist_loss,
         logits,
         {"beta": 1.0, "gamma": 2.0, "temperature": 2.0},
+        oracle=oracles.dist,
+        oracle_at={"temperature": TEMPERATURES, "beta": (0, 1, 2), "gamma": (0, 1, 3)},
         zero_at_equal=1e-14,
         zero_gradient=1e-14,
         least=2,
@@ -558,6 +588,7 @@ CASES: list[Case] = [
         HintRegressor,
         tensors((2, 4, 4), (3, 2, 2)),
         call=hint_after_a_regressor,
+        oracle=hint_after_the_loops,
         mean_over_samples=True,
         widens=False,  # a layer computes in the type of its weights
         refuses=NO_REGRESSOR,
@@ -584,6 +615,7 @@ CASES: list[Case] = [
             options,
             " ".join(map(str, *options.items())),
             transfer_over_two_layers,
+            oracle=partial(transfer_over_two_layers, oracles.attention_transfer),
             **FEATURE,
             gradient_tolerance=1e-5,  # the student is met twice, and its two gradients are added in its own type
             invariant_to=(*map(either, CHANNELS), *SCALE),
@@ -596,6 +628,7 @@ CASES: list[Case] = [
         layerwise_loss,
         tensors((), ()),
         call=weighted_sum,
+        oracle=lambda losses, weights: oracles.dot(losses.tolist(), weights.tolist()),
         widens=False,  # the losses that it adds are widened already
         refuses=NO_LAYER_LOSSES,
         apart_from={
@@ -665,6 +698,7 @@ CASES: list[Case] = [
         {},
         "two layers",
         irg_over_two_layers,
+        oracle=partial(irg_over_two_layers, partial(oracles.irg, vertex=1, edge=1, transform=1)),
         **RELATION,
         refuses=WIDTHS_THAT_DIFFER,
     ),
@@ -700,6 +734,7 @@ CASES: list[Case] = [
         nce_loss,
         tensors((), (6,)),
         {"samples": 9},
+        oracle=lambda own, others, samples: oracles.nce(own.exp().tolist(), others.exp().tolist(), samples),
         mean_over_samples=True,
         invariant_to=(second(order_of_columns),),
         refuses=NO_SCORES,
@@ -711,6 +746,9 @@ CASES: list[Case] = [
         call=crd,
         mean_over_samples=True,
         refuses=(*NO_BANK, *NO_ROWS, *NO_CRD_FEATURES),
+        apart_from={
+            "equals_its_oracle": "test_contrast.py::crd_equals_the_loops"
+        },  # with banks, draws and Z of its own
     ),
 ]
 CASE = {str(case): case for case in CASES}

@@ -1,4 +1,4 @@
-"""The losses of features, relations and contrast once more, as slow and obvious loops over Python floats.
+"""The losses once more, as slow and obvious loops over Python floats.
 
 They follow the formulas of the papers and use nothing of the package. The tools that the test files share stand
 below them.
@@ -7,6 +7,7 @@ below them.
 from __future__ import annotations
 
 import math
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -54,12 +55,115 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+# Responses.
+
+
+def softmax(row: Row, temperature: float) -> Row:
+    return [math.exp(x) for x in log_softmax(row, temperature)]
+
+
+def log_softmax(row: Row, temperature: float) -> Row:
+    largest = max(row)
+    log_sum = math.log(sum(math.exp((z - largest) / temperature) for z in row))
+    return [(z - largest) / temperature - log_sum for z in row]
+
+
+def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> float:
+    total = 0.0
+    for rows in zip(student.tolist(), teacher.tolist(), strict=True):
+        log_s, log_t = (log_softmax(row, temperature) for row in rows)
+        for c in range(len(log_s)):
+            total += math.exp(log_t[c]) * (log_t[c] - log_s[c])
+    return temperature**2 * total / len(student)
+
+
+def cross_entropy(student: Tensor, labels: Tensor) -> float:
+    rows = zip(student.tolist(), labels.tolist(), strict=True)
+    return mean([-log_softmax(row, 1.0)[label] for row, label in rows])
+
+
+def kd(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, alpha: float) -> float:
+    hard = cross_entropy(student, labels)
+    return (1 - alpha) * hard + alpha * soft_target(student, teacher, temperature=temperature)
+
+
+def mean_square(student: Tensor, teacher: Tensor) -> float:
+    return mean([gap**2 for gap in minus(student.flatten().tolist(), teacher.flatten().tolist())])
+
+
+def probability_mse(student: Tensor, teacher: Tensor, *, temperature: float) -> float:
+    rows = zip(student.tolist(), teacher.tolist(), strict=True)
+    gaps = [minus(softmax(s, temperature), softmax(t, temperature)) for s, t in rows]
+    return mean([gap**2 for row in gaps for gap in row])
+
+
+def regression(
+    student: Tensor, teacher: Tensor, targets: Tensor, *, alpha: float, margin: float | None = None
+) -> float:
+    error = imitation = 0.0
+    for i in range(len(student)):
+        s, t, y = (values[i].flatten().tolist() for values in (student, teacher, targets))
+        student_error, teacher_error = square(minus(s, y)), square(minus(t, y))
+        error += student_error
+        if margin is None:
+            imitation += square(minus(s, t))
+        elif student_error + margin > teacher_error:
+            imitation += student_error
+    return ((1 - alpha) * error + alpha * imitation) / student.numel()
+
+
+def standardized(logits: Tensor) -> list[Row]:
+    rows = logits.tolist()
+    return [[(z - statistics.fmean(row)) / statistics.stdev(row) for z in row] for row in rows]  # stdev has n - 1
+
+
+def dkd(student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float, beta: float, temperature: float) -> float:
+    total = 0.0
+    for student_row, teacher_row, y in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
+        p_s, p_t = (softmax(row, temperature) for row in (student_row, teacher_row))
+        others = [c for c in range(len(p_s)) if c != y]
+        rest_s, rest_t = (sum(p[c] for c in others) for p in (p_s, p_t))
+        total += alpha * (p_t[y] * math.log(p_t[y] / p_s[y]) + rest_t * math.log(rest_t / rest_s))
+        for c in others:
+            other_s, other_t = p_s[c] / rest_s, p_t[c] / rest_t
+            total += beta * other_t * math.log(other_t / other_s)
+    return temperature**2 * total / len(student)
+
+
+def pearson(a: Row, b: Row) -> float:
+    a, b = ([x - mean(row) for x in row] for row in (a, b))
+    return dot(unit(a), unit(b))
+
+
+def dist(student: Tensor, teacher: Tensor, *, beta: float, gamma: float, temperature: float) -> float:
+    s, t = ([softmax(row, temperature) for row in logits.tolist()] for logits in (student, teacher))
+    between = mean([1 - pearson(a, b) for a, b in zip(s, t, strict=True)])
+    within = mean(
+        [1 - pearson(list(a), list(b)) for a, b in zip(zip(*s, strict=True), zip(*t, strict=True), strict=True)]
+    )
+    return temperature**2 * (beta * between + gamma * within)
+
+
 # Features.
 
 
 def hint(student: Tensor, teacher: Tensor) -> float:
     rows = zip(student.flatten(1).tolist(), teacher.flatten(1).tolist(), strict=True)
     return mean([0.5 * square(minus(s, t)) for s, t in rows])
+
+
+def convolved(layer: nn.Conv2d, features: Tensor) -> Tensor:
+    """Each feature (C, H, W) through a convolution with stride 1 and no padding."""
+    weight, bias = layer.weight.tolist(), layer.bias.tolist()  # weight[output channel][input channel][y][x]
+    height, width = layer.kernel_size
+    return torch.tensor([
+        [[[b + sum(kernel[c][i][j] * channel[y + i][x + j]
+                   for c, channel in enumerate(sample) for i in range(height) for j in range(width))
+           for x in range(len(sample[0][0]) - width + 1)]
+          for y in range(len(sample[0]) - height + 1)]
+         for kernel, b in zip(weight, bias, strict=True)]
+        for sample in features.tolist()
+    ], dtype=features.dtype)  # fmt: skip
 
 
 def attention(feature: Tensor, power: float) -> list[Row]:

@@ -6,14 +6,17 @@ so each has one at the end of this file.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import contract
+import oracles
 import pytest
 import torch
-from cases import CASES, either, growth, out_of_range, shift, tensors
+from cases import CASE, CASES, either, growth, out_of_range, shift, tensors
 from contract import PROMISES, Case, Refusal, gives, is_changed_by, is_unchanged_by, of, refuses
 from oracles import Loss, is_caught, name
 from torch import Tensor
@@ -82,6 +85,32 @@ def test_a_case_is_excused_from_promises_that_exist_and_that_it_would_break() ->
             assert reason
             with pytest.raises((AssertionError, RuntimeError)):
                 promises[excused](case)
+
+
+def is_defined(excuse: str) -> bool:
+    """Whether ``excuse`` is the name of a function in a family file, as FILE::FUNCTION."""
+    file, _, function = excuse.partition("::")
+    path = Path(__file__).with_name(file)
+    return path.is_file() and any(
+        isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(path.read_text()).body
+    )
+
+
+def test_a_case_without_an_oracle_names_what_holds_it_to_a_value() -> None:
+    promise = contract.equals_its_oracle
+    for case in CASES:
+        assert gives(case, promise) == (case.oracle is not None), f"{case} wants an oracle, or an excuse"
+        assert gives(case, promise) or is_defined(case.apart_from[promise.__name__])
+    assert not is_defined("test_contrast.py::no_such_test")
+    assert not is_defined("test_nothing.py::crd_equals_the_loops")
+    assert not is_defined("compared elsewhere")
+
+
+def test_a_case_with_neither_an_oracle_nor_an_excuse_breaks_the_contract() -> None:
+    bare = replace(MEAN_SQUARE, oracle=None)
+    assert gives(bare, contract.equals_its_oracle)
+    with pytest.raises(AssertionError, match="logit_mse_loss has no oracle, and no excuse"):
+        contract.equals_its_oracle(bare)
 
 
 # Deliberate breaks: each is a mean squared error, or the like, with one flaw, and breaks the promise beside it.
@@ -194,15 +223,10 @@ def bits_that_depend_on_the_graph(s: Tensor, t: Tensor) -> Tensor:
     return F.mse_loss(s, t) + (0 if torch.is_grad_enabled() else 1e-3)
 
 
-def mean_square_by_hand(s: Tensor, t: Tensor) -> float:
-    gaps = (s - t).flatten().tolist()
-    return sum(gap**2 for gap in gaps) / len(gaps)
-
-
 MEAN_SQUARE = Case(
     logit_mse_loss,
     tensors((5,), (5,), scale=3.0),
-    oracle=mean_square_by_hand,
+    oracle=oracles.mean_square,
     zero_at_equal=0.0,
     mean_over_samples=True,
 )
@@ -239,6 +263,29 @@ def test_a_broken_promise_is_noticed(wrong: Loss, promise: Promise) -> None:
     assert torch.isfinite(wrong(*MEAN_SQUARE.inputs())).all()  # it runs
     caught = is_caught(wrong, of(MEAN_SQUARE, promise))
     assert caught
+
+
+def without_temperature_squared(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    log_s, log_t = (F.log_softmax(widened(logits) / temperature, 1) for logits in (s, t))
+    return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+
+
+def widened(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def test_only_the_oracle_notices_that_temperature_squared_is_missing() -> None:
+    case = replace(CASE["soft_target_loss"], loss=without_temperature_squared)
+    caught = {promise for promise in PROMISES if gives(case, promise) and is_caught(case, promise)}
+    assert caught == {contract.equals_its_oracle}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if gives(case, contract.equals_its_oracle)], ids=str)
+def test_a_wrong_factor_is_noticed_in_every_loss(case: Case) -> None:
+    temperature = case.options.get("temperature", 1)
+    for factor in {2, 1 / temperature**2} - {1}:  # the second: temperature squared is missing
+        wrong = replace(case, call=lambda _, *inputs, factor=factor, **options: factor * case(*inputs, **options))
+        assert is_caught(wrong, contract.equals_its_oracle)
 
 
 def test_every_promise_has_a_break_and_is_kept_by_the_mean_square() -> None:

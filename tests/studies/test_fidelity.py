@@ -86,6 +86,14 @@ def test_two_regimes_are_compared_seed_by_seed():
     assert found.mean == pytest.approx(-2) and found.n == 3
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_regimes_with_other_seeds_are_refused(seed: int):
+    both = pd.concat([made_up(order=1), made_up(order=-1).assign(regime="the other way")], ignore_index=True)
+    lost = both[(both["regime"] == REGIME) | (both["seed"] != seed)]
+    with pytest.raises(ValueError, match=r"pairs need the same seeds in the same order, not \["):
+        fidelity.difference(lost, regime="the other way", baseline=REGIME)
+
+
 def test_every_claim_and_every_panel_can_be_made(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fidelity, "results", lambda name, folder: imagined(studies.study(name)))
     runs, analysis = fidelity.collect_runs(), fidelity.analysis()

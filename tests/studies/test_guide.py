@@ -22,7 +22,7 @@ def test_the_decision_guide_chooses_what_a_plain_search_finds(seed: int):
     made = imagined(STUDY, seed)
     guide, cost = decision_guide(made), costs(made)
     whole = cost.loc["simple ensemble"]
-    by_seed = made.pivot(index="seed", columns="recipe", values="errors")
+    numbers = made.pivot(index="seed", columns="recipe", values="errors")
     for limit in LIMITS:
         allowed = [
             name
@@ -38,8 +38,8 @@ def test_the_decision_guide_chooses_what_a_plain_search_finds(seed: int):
             continue
         best = min(allowed, key=lambda name: cost.loc[name, "validation_errors"])
         assert line["choose"] == best
-        assert line["test errors"].startswith(f"{by_seed[best].mean():.0f} ± ")
-        alike = [name for name in allowed if name != best and paired_difference(by_seed[name], by_seed[best]).low <= 0]
+        assert line["test errors"].startswith(f"{numbers[best].mean():.0f} ± ")
+        alike = [name for name in allowed if name != best and paired_difference(numbers[name], numbers[best]).low <= 0]
         assert line["not clearly worse"] == ("; ".join(alike) or "none")
 
 
@@ -49,6 +49,13 @@ def test_the_guide_follows_the_numbers():
     for name in ("simple ensemble", "student from ensemble"):
         better = made.assign(validation_errors=made["validation_errors"].where(made["recipe"] != name, 1))
         assert decision_guide(better).loc[LIMITS[0].given, "choose"] == name
+
+
+def test_a_recipe_that_lacks_a_seed_is_refused_and_not_left_out():
+    made = imagined(STUDY)
+    for name in STUDY.arms:
+        with pytest.raises(ValueError, match="pairs need the same seeds in the same order, not"):
+            decision_guide(made[(made["recipe"] != name) | (made["seed"] != 2)])
 
 
 def test_a_limit_that_nothing_keeps_to():

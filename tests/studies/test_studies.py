@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from imagined import imagined
 from kd_course import memo, studies
 from kd_course.data import Data, load_data
 from kd_course.runtime import shipped
-from kd_course.studies import Arm, Study, _results
+from kd_course.studies import Arm, Study, _results, _study
 
 
 def recipe(data: Data, seed: int, *, log: str, value: float) -> Mapping[str, float]:
@@ -96,7 +97,7 @@ def test_a_study_runs_once_and_its_file_tells_all_that_is_needed_to_run_it_again
         *("study", "question", "command", "data", "data_checksum", "versions", "package", "threads_per_run"),
         *("seconds", "seeds", "options"),
     }
-    assert header["package"] == memo.package_checksum()
+    assert header["package"] == [memo.package_checksum()]
 
     pd.testing.assert_frame_equal(studies.results("toy", folder=tmp_path), runs)
     pd.testing.assert_frame_equal(studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False), runs)
@@ -107,16 +108,91 @@ def test_a_study_runs_once_and_its_file_tells_all_that_is_needed_to_run_it_again
     assert lines(log)[4:] == ["1 2", "2 2"]  # more seeds cost only themselves
 
 
-def test_a_file_without_new_runs_still_names_the_package_that_made_them(
+def test_a_file_names_the_packages_that_made_its_runs(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(memo, "package_checksum", lambda: "package of yesterday")
     studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False)
+    assert studies.about("toy", folder=tmp_path)["package"] == ["package of yesterday"]
     content = (tmp_path / "toy.json").read_bytes()
-    monkeypatch.setattr(_results, "package_checksum", lambda: "another package")
+    monkeypatch.setattr(memo, "package_checksum", lambda: "package of today")
     studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False)
-    assert (tmp_path / "toy.json").read_bytes() == content
+    assert (tmp_path / "toy.json").read_bytes() == content, "nothing was run"
     studies.run("toy", seeds=3, fast=True, folder=tmp_path, progress=False)
-    assert studies.about("toy", folder=tmp_path)["package"] == "another package"
+    assert studies.about("toy", folder=tmp_path)["package"] == ["package of today", "package of yesterday"]
+    (tmp_path / "toy.json").unlink()  # what made a run stands beside the run
+    studies.run("toy", seeds=3, fast=True, folder=tmp_path, progress=False)
+    assert studies.about("toy", folder=tmp_path)["package"] == ["package of today", "package of yesterday"]
+
+
+def test_a_file_with_runs_of_an_unknown_package_keeps_what_is_known_of_them(log: Path, tmp_path: Path) -> None:
+    studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False)
+    for path in (tmp_path / ".runs" / "toy").glob("*.json"):  # as if they had been carried over
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"package": None}), encoding="utf-8")
+    header, rows = studies.about("toy", folder=tmp_path), studies.results("toy", folder=tmp_path).to_dict("records")
+    _results.write(tmp_path / "toy.json", header | {"package": None, "made_with": "committed in abc"}, rows)
+    content = json.loads((tmp_path / "toy.json").read_text(encoding="utf-8"))
+    studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False)
+    assert json.loads((tmp_path / "toy.json").read_text(encoding="utf-8")) == content, "nothing was run"
+    studies.run("toy", seeds=3, fast=True, folder=tmp_path, progress=False)
+    header = studies.about("toy", folder=tmp_path)
+    assert header["package"] == [memo.package_checksum()]
+    assert header["made_with"] == "committed in abc"
+
+
+def test_fewer_seeds_than_the_file_has_are_refused(log: Path, tmp_path: Path) -> None:
+    studies.run("toy", seeds=3, fast=True, folder=tmp_path, progress=False)
+    content = (tmp_path / "toy.json").read_bytes()
+    with pytest.raises(ValueError, match=r"toy\.json has 3 seeds and would lose some with 2: ask for 3 or more"):
+        studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False)
+    assert (tmp_path / "toy.json").read_bytes() == content
+
+
+def test_a_helper_that_fails_is_reported_and_its_work_is_done(log: Path, tmp_path: Path) -> None:
+    """A new process knows no study named ``toy``, so it ends with an error."""
+    with pytest.warns(UserWarning, match="1 of 1 helping processes failed, with exit code 1"):
+        runs = studies.run("toy", seeds=2, fast=True, workers=2, folder=tmp_path, progress=False)
+    assert len(runs) == 4 and not multiprocessing.active_children()
+
+
+def test_helpers_that_end_well_are_not_mentioned() -> None:
+    with warnings.catch_warnings(action="error"), _results._helpers(int, 1):
+        pass
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_helpers_end_with_the_study_that_is_interrupted(error: type[BaseException]) -> None:
+    endless = partial(time.sleep, 10**6)
+
+    def interrupted() -> None:
+        with _results._helpers(endless, 2):
+            assert len(multiprocessing.active_children()) == 2
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert not multiprocessing.active_children()
+
+
+def test_a_study_that_fails_leaves_no_helpers(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_results, "compare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        studies.run("toy", fast=True, workers=2, folder=tmp_path, progress=False)
+    assert not multiprocessing.active_children()
+    assert not (tmp_path / "toy.json").exists()
+
+
+def test_a_token_training_sees_few_images(digits: Data) -> None:
+    few = _study.at_most(300, digits)
+    assert [len(split) for split in (few.train, few.validation, few.test)] == [
+        min(300, len(split)) for split in (digits.train, digits.validation, digits.test)
+    ]
+    assert few.train.indices.tolist() == digits.train.sample(300, seed=0).indices.tolist()
+    assert _study.at_most(10**6, digits).train is digits.train, "a small split stays as it is"
 
 
 def killed_study(folder: str) -> None:
