@@ -71,17 +71,10 @@ def cache_key(recipe: Callable, data_checksum: str) -> dict[str, object]:
 def load_or_run(
     key: Mapping[str, object], work: Callable[[], Run], folder: Path, *, wait: bool, **provenance: object
 ) -> Run | None:
-    """The run that ``key`` stands for: read from ``folder``, or done now and written there.
+    """The run that ``key`` stands for (:func:`cache_key` and the seed): read from ``folder``, or done by ``work``.
 
-    Args:
-        key: from :func:`cache_key`, and the seed.
-        work: does the run.
-        folder: where runs are kept; made if it is not there.
-        wait: whether to wait for another process that is at this very run; if not, None is returned.
-        provenance: written beside the run for a reader.
-
-    Raises:
-        ValueError: a file that is not a readable run.
+    Without ``wait``, None is returned while another process is at this very run. What is given as ``provenance`` is
+    written beside the run for a reader. Raises ``ValueError`` for a file that is not a readable run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]

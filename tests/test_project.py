@@ -120,6 +120,12 @@ def test_the_files_of_a_folder_import_each_other_in_one_direction(name: str):
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
+def test_the_library_can_be_read_in_an_afternoon():
+    """Without its two annexes; a larger plan may raise the number, an oversight may not."""
+    library = [path for name, path in MODULES.items() if family(name) not in ("checks", "studies")]
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in library) <= 4_400
+
+
 @pytest.mark.parametrize("annex", ["checks", "studies"])
 def test_nothing_in_the_library_imports_an_annex(annex: str):
     library = {name: path for name, path in MODULES.items() if family(name) not in ("checks", "studies")}

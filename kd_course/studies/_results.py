@@ -208,7 +208,7 @@ def _helpers(work: Callable[[], None], count: int) -> Iterator[None]:
     if codes := [helper.exitcode for helper in helpers if helper.exitcode]:
         warnings.warn(
             f"{len(codes)} of {count} helping processes failed, with exit code {', '.join(map(str, codes))}; "
-            "the others did their share",
+            "the other processes did their share of the runs",
             stacklevel=4,
         )
 

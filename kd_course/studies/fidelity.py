@@ -87,6 +87,9 @@ def rank_correlation(runs: pd.DataFrame, *, regime: str, distilled: bool = True)
         runs: from :func:`collect_runs`.
         regime: one of :data:`REGIMES`.
         distilled: leave out students trained from scratch, which never saw the teacher.
+
+    Raises:
+        ValueError: a recipe lacks a seed that another has.
     """
     return mean_interval(_by_seed(runs, regime, distilled=distilled))
 
@@ -98,6 +101,9 @@ def difference(runs: pd.DataFrame, *, regime: str, baseline: str) -> Interval:
         runs: from :func:`collect_runs`.
         regime: one of :data:`REGIMES`.
         baseline: the other.
+
+    Raises:
+        ValueError: the regimes have different seeds, or a recipe lacks one.
     """
     return paired(_by_seed(runs, regime), _by_seed(runs, baseline))
 
@@ -109,6 +115,9 @@ def _by_seed(runs: pd.DataFrame, regime: str, *, distilled: bool = True) -> pd.S
     own = select(runs, {"regime": regime})
     if distilled:
         own = own[own["method"] != SCRATCH]
+    recipes = own.groupby("seed")["recipe"].nunique()
+    if recipes.nunique() > 1:
+        raise ValueError(f"every recipe of {regime!r} needs every seed; recipes by seed: {recipes.to_dict()}")
     parts = own.groupby("seed")[["kl_to_teacher", "errors"]]
     return pd.Series({seed: part.corr(method="spearman").loc["kl_to_teacher", "errors"] for seed, part in parts})
 

@@ -94,6 +94,13 @@ def test_two_regimes_with_other_seeds_are_refused(seed: int):
         fidelity.difference(lost, regime="the other way", baseline=REGIME)
 
 
+def test_a_recipe_that_lacks_a_seed_is_refused():
+    runs = made_up(order=1)
+    lost = runs[(runs["recipe"] != "T=2") | (runs["seed"] != 1)]
+    with pytest.raises(ValueError, match=r"every recipe of .* needs every seed; recipes by seed: \{0: 4, 1: 3, 2: 4\}"):
+        fidelity.rank_correlation(lost, regime=REGIME)
+
+
 def test_every_claim_and_every_panel_can_be_made(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fidelity, "results", lambda name, folder: imagined(studies.study(name)))
     runs, analysis = fidelity.collect_runs(), fidelity.analysis()

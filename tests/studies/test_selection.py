@@ -31,6 +31,11 @@ ALLOWED = {("report.py", "index"): 2, ("report.py", "slice"): 3, ("_results.py",
 """What has nothing to do with names: the marks in the README between which the report writes; ``os.replace``."""
 
 
+def called_a_name(node: ast.AST) -> bool:
+    """Whether this is a variable that holds a name or a sentence."""
+    return isinstance(node, ast.Name) and node.id in NAMES
+
+
 def offences(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Where a program looks into a string: the line, and how."""
     for node in ast.walk(tree):
@@ -49,10 +54,9 @@ def offences(tree: ast.AST) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Compare):  # word in name
             pairs = zip(node.ops, node.comparators, strict=True)
             inside = [place for operator, place in pairs if isinstance(operator, ast.In | ast.NotIn)]
-            yield from ((node.lineno, "in") for place in inside if isinstance(place, ast.Name) and place.id in NAMES)
-        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):  # name[:3]
-            if isinstance(node.value, ast.Name) and node.value.id in NAMES:
-                yield node.lineno, "slice"
+            yield from ((node.lineno, "in") for place in inside if called_a_name(place))
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice) and called_a_name(node.value):
+            yield node.lineno, "slice"  # name[:3]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
