@@ -43,10 +43,8 @@ def compare(
     """Run every recipe with every seed; returns a tidy table with one row per run: recipe, seed and its numbers.
 
     Seeds are the outer loop, so an interrupted comparison is still a fair one. With a ``cache`` folder each run is
-    written down as soon as it ends, under a name made of all that decides it: the recipe and every definition that it
-    can reach, its options, the seed, the data, the version of PyTorch (see :mod:`kd_course.memo`). A run found there is
-    not repeated. Two processes that share the folder share the work: a run that one of them is busy with is left out by
-    the other until everything else is done.
+    written down as soon as it ends, and never repeated while its recipe means the same (see :mod:`kd_course.memo`). Two
+    processes that share the folder share the work: what one of them is busy with, the other leaves until last.
 
     Args:
         recipes: by name; options are fixed with ``functools.partial`` and must be plain values (numbers, strings).

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -97,9 +98,16 @@ def _faults(raw: Path) -> dict[str, str]:
         path = raw / file
         if not path.is_file():
             faults[file] = f"{path} is missing"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        elif _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) != expected:
             faults[file] = f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes, SHA-256 differs)"
     return faults
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, modified: int, size: int) -> str:
+    """SHA-256 of a file, computed once per version of it (``modified`` and ``size`` are the cache's key)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_idx(path: Path, *shape: int) -> Tensor:
@@ -136,9 +144,8 @@ def _download(raw: Path) -> Path:
                 return raw
             except (OSError, ValueError) as error:  # a broken connection, a full disk; another checksum
                 faults.append(f"{mirror}: {' '.join(str(error).split())}")
-    if faults:
-        raise DataError(f"downloading MNIST failed: {'; '.join(faults)}")
-    raise DataError("no MNIST files on this machine and no download server answers")
+    failed = f"downloading MNIST failed: {'; '.join(faults)}"
+    raise DataError(failed if faults else "no MNIST files on this machine and no download server answers")
 
 
 def _fetch(mirror: str, folder: Path) -> None:

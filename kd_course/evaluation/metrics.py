@@ -37,7 +37,7 @@ def nll(logits: Tensor, labels: Tensor) -> float:
 
 
 def ece(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
-    r"""Expected calibration error: the mean gap between confidence and accuracy over equal-width bins of confidence.
+    r"""Expected calibration error, in [0, 1]: mean gap of confidence and accuracy over equal-width bins of confidence.
 
     .. math:: \sum_m \frac{|B_m|}{N} \, | acc(B_m) - conf(B_m) |
 
@@ -47,9 +47,6 @@ def ece(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
         logits: (N, C).
         labels: (N,).
         bins: how many, equal in width over (0, 1].
-
-    Returns:
-        The error, in [0, 1].
 
     Raises:
         ValueError: the tensors do not fit each other, or ``bins`` is below 1.
