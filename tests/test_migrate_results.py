@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,13 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def migration() -> ModuleType:
+def migration(tool: Callable[[str], ModuleType]) -> ModuleType:
     """``tools/migrate_results.py``, which is no part of the package."""
-    specification = importlib.util.spec_from_file_location("migrate_results", ROOT / "tools" / "migrate_results.py")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["migrate_results"] = module
-    specification.loader.exec_module(module)
-    return module
+    return tool("migrate_results")
 
 
 def recipe(data: Data, seed: int, *, labels: int, rate: float = 0.1) -> Mapping[str, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +16,9 @@ COST = {"seconds": 12, "megabytes_above_imports": 345, "slowest_cell_seconds": 6
 
 
 @pytest.fixture
-def refresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def refresh(tool: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The tool, with files of its own: costs of one notebook, and a table of all."""
-    spec = importlib.util.spec_from_file_location("refresh", ROOT / "tools" / "refresh.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = tool("refresh")
     table = tmp_path / "README.md"
     table.write_text("".join(f"| [x](notebooks/{name}.ipynb) | 9 min | 1 s | 2 MB |\n" for name in NAMES))
     monkeypatch.setattr(module, "COSTS", tmp_path / "notebooks.json")

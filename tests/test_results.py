@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,13 +13,9 @@ RESULTS = ROOT / "data" / "results"
 
 
 @pytest.fixture(scope="module")
-def report() -> ModuleType:
+def report(tool: Callable[[str], ModuleType]) -> ModuleType:
     """``tools/report.py``, which is no part of the package."""
-    specification = importlib.util.spec_from_file_location("report", ROOT / "tools" / "report.py")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["report"] = module
-    specification.loader.exec_module(module)
-    return module
+    return tool("report")
 
 
 def test_the_page_on_the_results_is_what_make_report_writes(report: ModuleType) -> None:
