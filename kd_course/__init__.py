@@ -8,8 +8,8 @@ The package is small enough to read in an afternoon. A file imports only from th
     4  training  evaluation  ensembles  memo   one loop for every method; metrics and intervals; many teachers
     3  checkpoint  inference          a training's state in a file; using a network without training it
     2  losses  models  data           pure functions, networks, images in memory
-    1  _validation  _definitions      what arguments must be; what a function means
-    0  runtime                        device, random numbers, threads, files that ship with the course
+    1  runtime  _definitions          device, random numbers, threads, shipped files; what a function means
+    0  _validation  _terminal         what arguments must be; printing on any terminal
 
 Read it in this order: ``losses/response`` (what distillation minimises), ``data/split`` and ``training`` (how anything
 is trained), ``inference`` (how a teacher is run), ``evaluation`` (how it turned out), ``comparison`` (whether that was

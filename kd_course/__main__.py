@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable
+
+from kd_course._terminal import say
 
 MINIMUM = {"python": "3.11", "torch": "2.11", "torchvision": "0.26", "ipywidgets": "7.7.1"}
 MEMORY_GB = 2.0
@@ -47,7 +50,7 @@ def _device() -> str:
     try:
         return str(pick_device())
     except ValueError as error:
-        raise Fault(str(error), "unset KD_COURSE_DEVICE") from error
+        raise Fault(str(error), "correct or unset KD_COURSE_DEVICE") from error
 
 
 def _threads() -> str:
@@ -106,18 +109,19 @@ def preflight() -> bool:
     failed = 0
     for name, check in CHECKS.items():
         try:
-            print(f"[ OK ] {name:<12}{check()}")
+            found, fix = check(), None
         except Fault as fault:
-            failed += 1
-            print(f"[FAIL] {name:<12}{fault}\n       {'fix':<12}{fault.fix}")
+            found, fix = str(fault), fault.fix
         except Exception as error:  # a traceback helps no newcomer
-            failed += 1
             missing = isinstance(error, ImportError)
+            found = f"{type(error).__name__}: {error}"
             fix = "pip install the missing package" if missing else "look up this error, or tell us about it"
-            print(f"[FAIL] {name:<12}{type(error).__name__}: {error}\n       {'fix':<12}{fix}")
-    print("Ready." if not failed else f"{failed} of {len(CHECKS)} checks failed; the fix is printed below each one.")
+        failed += fix is not None
+        say(f"[ OK ] {name:<12}{found}" if fix is None else f"[FAIL] {name:<12}{found}\n       {'fix':<12}{fix}")
+    say("Ready." if not failed else f"{failed} of {len(CHECKS)} checks failed; the fix is printed below each one.")
     return not failed
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m kd_course", description="Check that this machine is ready.").parse_args()
     sys.exit(0 if preflight() else 1)

@@ -120,7 +120,7 @@ def _look_up(scope: dict[str, object], first: str, *rest: str) -> list[Definitio
     value, file = scope[first], _file(scope.get("__name__"))
     if isinstance(value, ModuleType):
         inside = vars(value)
-        if _is_installed(value.__name__):
+        if is_installed(value.__name__):
             return [Value(".".join([value.__name__, *rest]))]
         if rest and rest[0] in inside:
             return _look_up(inside, *rest)
@@ -140,7 +140,7 @@ def _stands_for(value: object) -> list[Definition | Value]:
     if not isinstance(value, FunctionType | type):
         return [Value(repr(value), *(gc.get_referents(value) if isinstance(value, CONTAINERS) else [type(value)]))]
     module, name = value.__module__, value.__qualname__
-    if _is_installed(module) or module in LOADERS:
+    if is_installed(module) or module in LOADERS:
         return [Value(f"{module.partition('.')[0]}.{name}")]  # libraries move things between their files
     if isinstance(value, FunctionType):
         nodes, closed = _nodes(value), zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
@@ -172,7 +172,7 @@ _files: dict[str, _File] = {}
 def _file(module: str | None) -> _File | None:
     """The file of a module that is loaded; None if it has none, or is installed."""
     spec = getattr(sys.modules.get(module or ""), "__spec__", None)
-    if _is_installed(module) or not str(getattr(spec, "origin", None)).endswith(".py"):
+    if is_installed(module) or not str(getattr(spec, "origin", None)).endswith(".py"):
         return None
     if module not in _files or _files[module].spec is not spec:
         _files[module] = _File(sys.modules[module])
@@ -180,7 +180,7 @@ def _file(module: str | None) -> _File | None:
 
 
 @lru_cache
-def _is_installed(module: str | None) -> bool:
+def is_installed(module: str | None) -> bool:
     """Whether a module belongs to the standard library, or to an installed package other than this one."""
     top, spec = (module or "__main__").partition(".")[0], None
     if top in (PACKAGE, "__main__"):
@@ -270,7 +270,7 @@ class _Code:
         found = {name: scope.get(name) for name in ("__name__", "__package__")}
         for node in self._imports:
             origin = PACKAGE if getattr(node, "level", 0) else getattr(node, "module", None) or node.names[0].name
-            if not _is_installed(origin):
+            if not is_installed(origin):
                 with suppress(ImportError):
                     exec(compile(ast.Module([node], []), "import", "exec"), found)
         return {name: value for name, value in found.items() if not name.startswith("__")}

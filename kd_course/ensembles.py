@@ -1,23 +1,24 @@
 """Many teachers: average their predictions, weight them, and measure how much they differ.
 
 The functions work on a table of member logits (M, N, C), M members by N samples by C classes, which
-:func:`member_logits` makes once, and raise ``ValueError`` for a table of another shape. :class:`Ensemble` is the same
+:func:`member_logits` makes once, and raise ``ValueError`` for a table of another shape, ``TypeError`` for what is no
+floating-point tensor. :class:`Ensemble` is the same
 average as one network, for deployment and latency.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course._validation import positive
+from kd_course._validation import answers, class_labels, network, not_probabilities, softening, whole, widened
 from kd_course.data import Split
-from kd_course.inference import predict
+from kd_course.inference import logits_of, predict
 
 Average = Literal["probabilities", "logits"]
 
@@ -26,13 +27,16 @@ def member_logits(members: Sequence[nn.Module], split: Split) -> Tensor:
     """Logits (M, N, C), float32, on the CPU, of M networks for N samples; each is run in evaluation mode.
 
     Raises:
-        ValueError: there are no members, or they return different numbers of classes.
+        ValueError: there are no members, they return different numbers of classes, or one returns probabilities.
+        TypeError: ``members`` is not a list of networks.
     """
-    _check_members(members)
-    return _stacked([predict(member, split) for member in members])
+    tables = [predict(member, split) for member in _known_members(members)]
+    return _stacked([not_probabilities(table, f"the answers of member {i}") for i, table in enumerate(tables)])
 
 
-def average_probabilities(logits: Tensor, weights: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+def average_probabilities(
+    logits: Tensor, weights: Tensor | None = None, *, temperature: float | Tensor = 1.0
+) -> Tensor:
     r"""The arithmetic mean of the members' softened probabilities, as logits.
 
     .. math:: z = T \log \sum_m w_m \, softmax(z_m / T)
@@ -45,20 +49,23 @@ def average_probabilities(logits: Tensor, weights: Tensor | None = None, *, temp
         logits: member logits (M, N, C).
         weights: (M,), none negative, summing to 1; equal weights if None. A member with weight 0 has no influence,
             and its weight gets no gradient.
-        temperature: T > 0 at which the probabilities are averaged.
+        temperature: T > 0 at which the probabilities are averaged; a tensor (N,) gives each sample its own.
 
     Returns:
         Logits (N, C) of the ensemble, in float32 or wider.
 
     Raises:
-        ValueError: the weights do not fit or do not sum to 1, or T ≤ 0.
+        ValueError: the weights do not fit or do not sum to 1, T ≤ 0, or the table holds probabilities.
 
     >>> two = torch.tensor([[[0.0, 0.0]], [[math.log(3.0), 0.0]]])
     >>> average_probabilities(two).softmax(1)
     tensor([[0.6250, 0.3750]])
     """
-    positive(temperature, "temperature")
     logits, weights = _checked(logits, weights)
+    not_probabilities(logits, "member logits")
+    temperature = softening(temperature, logits.shape[1])
+    logits, weights = _checked(logits, weights)
+    not_probabilities(logits, "member logits")
     log_weights = torch.where(weights > 0, weights, 1).log().masked_fill(weights == 0, -math.inf)  # 0, but never 0/0
     log_p = F.log_softmax(logits / temperature, dim=2)  # (M, N, C)
     return temperature * torch.logsumexp(log_weights[:, None, None] + log_p, dim=0)
@@ -86,7 +93,9 @@ def average_logits(logits: Tensor, weights: Tensor | None = None) -> Tensor:
     tensor([[1., 2.]])
     """
     logits, weights = _checked(logits, weights)
-    return torch.einsum("m,mnc->nc", weights, logits)
+    logits = logits.masked_fill((weights == 0)[:, None, None] & logits.isneginf(), 0)  # 0, but never 0·∞
+    with torch.autocast(logits.device.type, enabled=False):
+        return torch.einsum("m,mnc->nc", weights, logits)
 
 
 def combine(logits: Tensor, weights: Tensor | None = None, *, average: Average = "probabilities") -> Tensor:
@@ -112,20 +121,25 @@ def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabili
         Weights (M,), positive, summing to 1.
 
     Raises:
-        ValueError: ``labels`` are not (N,), or there is no such average.
+        ValueError: ``labels`` are not (N,) class numbers, the table has NaN or probabilities, ``steps`` is below 1, or
+            there is no such average.
+        TypeError: ``logits`` and ``labels`` are not tensors, or ``steps`` is not a whole number.
     """
-    logits = _with_labels(logits.detach().double(), labels)
-    a = torch.zeros(len(logits), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([a], max_iter=steps, line_search_fn="strong_wolfe")
+    with torch.inference_mode(False):
+        logits, labels = _with_labels(logits, labels)
+        logits = not_probabilities(logits, "member logits").double().clamp(min=-1e9)  # -∞ has no gradient
+        a = torch.zeros(len(logits), dtype=torch.float64, requires_grad=True)
+        steps = whole(steps, "steps", least=1)
+        optimizer = torch.optim.LBFGS([a], max_iter=steps, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(combine(logits, a.softmax(0), average=average), labels)
-        loss.backward()
-        return loss
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(combine(logits, a.softmax(0), average=average), labels)
+            loss.backward()
+            return loss
 
-    optimizer.step(closure)
-    return a.detach().softmax(0).float()
+        optimizer.step(closure)
+        return a.detach().softmax(0).float()
 
 
 def disagreement(logits: Tensor) -> Tensor:
@@ -134,7 +148,7 @@ def disagreement(logits: Tensor) -> Tensor:
     Returns:
         A symmetric table (M, M), in [0, 1], with zeros on the diagonal.
     """
-    predicted = _checked(logits, None)[0].argmax(2)  # (M, N)
+    predicted = _answers(logits).argmax(2)  # (M, N)
     return (predicted[:, None] != predicted[None]).double().mean(2)
 
 
@@ -144,7 +158,8 @@ def error_overlap(logits: Tensor, labels: Tensor) -> Tensor:
     A symmetric table (M, M) in [0, 1]. 1 means that they fail on the same samples, so that averaging them corrects
     nothing. Two members without any error have overlap 0.
     """
-    wrong = (_with_labels(logits, labels).argmax(2) != labels).double()  # (M, N)
+    logits, labels = _with_labels(logits, labels)
+    wrong = (logits.argmax(2) != labels).double()  # (M, N)
     shared = wrong @ wrong.T
     either = wrong.sum(1)[:, None] + wrong.sum(1)[None] - shared
     return shared / either.clamp_min(1)
@@ -154,13 +169,15 @@ class Ensemble(nn.Module):
     """Several frozen networks as one network, whose output is logits (B, C): for probabilities, the log of their mean.
 
     Args:
-        members: M networks that return logits for the same classes, in evaluation mode.
+        members: M networks, in evaluation mode and on one device, that return logits for the same classes, or what
+            :func:`~kd_course.inference.logits_of` finds them in.
         weights: (M,), none negative, summing to 1; equal weights if None.
         average: what is averaged, ``"probabilities"`` or ``"logits"``.
 
     Raises:
         ValueError: there are no members, a member or a part of it is in training mode (its dropout would draw random
-            numbers), the weights do not fit, or there is no such average.
+            numbers), they lie on several devices, the weights do not fit, or there is no such average.
+        TypeError: ``members`` is not a list of networks.
 
     >>> ensemble = Ensemble([nn.Flatten().eval(), nn.Flatten().eval()])
     >>> ensemble(torch.tensor([[0.0, 0.0]])).exp()
@@ -171,10 +188,13 @@ class Ensemble(nn.Module):
         self, members: Sequence[nn.Module], weights: Tensor | None = None, *, average: Average = "probabilities"
     ) -> None:
         super().__init__()
-        _check_members(members)
+        members = _known_members(members)
         modes = [[part.training for part in member.modules()] for member in members]
         if training := [number for number, parts in enumerate(modes) if any(parts)]:
             raise ValueError(f"members {training} are in training mode; freeze(member) them first")
+        devices = {str(tensor.device) for member in members for tensor in [*member.parameters(), *member.buffers()]}
+        if len(devices) > 1:
+            raise ValueError(f"members lie on {sorted(devices)}; bring all to one device, with member.to(device)")
         self.members = nn.ModuleList(members)
         self.register_buffer("weights", _checked(torch.empty(len(members), 1, 1), weights)[1].detach().clone())
         self.average = _known(average)
@@ -182,7 +202,7 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of the ensemble for ``images``."""
-        logits = _stacked([member(images) for member in self.members])
+        logits = _stacked([logits_of(member(images)) for member in self.members])
         return combine(logits, self.weights, average=self.average)
 
     def train(self, mode: bool = True) -> Ensemble:
@@ -190,16 +210,26 @@ class Ensemble(nn.Module):
         return super().train(False)
 
 
-def _check_members(members: Sequence[nn.Module]) -> None:
+def _known_members(members: Sequence[nn.Module]) -> list[nn.Module]:
+    one = isinstance(members, nn.Module) and not isinstance(members, nn.ModuleList)
+    if one or not isinstance(members, Iterable):
+        raise TypeError(f"members must be a list of networks, not {type(members).__name__}; put one member in brackets")
+    members = [network(member, f"member {number}") for number, member in enumerate(members)]
     if not members:
         raise ValueError("an ensemble needs at least one member, and none was given")
+    return members
 
 
 def _stacked(tables: Sequence[Tensor]) -> Tensor:
     """One table of logits (M, N, C), once the members are known to have the same classes."""
-    if len({table.shape for table in tables}) > 1:
+    shapes = [tuple(table.shape) for table in tables]
+    if any(len(shape) != 2 or shape[1] < 2 for shape in shapes):
+        raise ValueError(f"members must return logits (N, C) of two classes or more, but return {shapes}")
+    if len({table.shape[1] for table in tables}) > 1:
         classes = [table.shape[1] for table in tables]
         raise ValueError(f"members must have the same classes, but return {classes} of them; check their last layers")
+    if len(set(shapes)) > 1:
+        raise ValueError(f"members must answer for the same samples, but return {shapes}; one drops or repeats some")
     return torch.stack(tables)
 
 
@@ -209,27 +239,29 @@ def _known(average: Average) -> Average:
     return average
 
 
-def _with_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """The table of logits, once it is known to have one label for every sample."""
+def _answers(logits: Tensor) -> Tensor:
+    """The table of logits (M, N, C) on the CPU, once each of its rows is known to have a largest."""
     logits, _ = _checked(logits, None)
-    if labels.shape != logits.shape[1:2]:
-        raise ValueError(
-            f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} of (members, samples, classes); "
-            "both must be of the same samples"
-        )
-    return logits
+    return answers(logits.flatten(0, 1), "member logits").view_as(logits)
+
+
+def _with_labels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The table of logits and the label of every sample, on the CPU, once they are known to fit."""
+    logits = _answers(logits)
+    return logits, class_labels(labels.cpu() if isinstance(labels, Tensor) else labels, *logits.shape[1:])
 
 
 def _checked(logits: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """The table of logits, half precision widened to float32, and weights (M,) that fit it, of its type."""
+    logits = widened(logits, "member logits")
     if logits.ndim != 3 or not logits.numel():
         raise ValueError(
             f"member logits must be (members, samples, classes), not {tuple(logits.shape)}; use member_logits()"
         )
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     members = len(logits)
     if weights is None:
         return logits, torch.full((members,), 1 / members, dtype=logits.dtype, device=logits.device)
+    weights = torch.as_tensor(weights)
     total = float(weights.detach().sum())
     if weights.shape != (members,) or (weights < 0).any() or not math.isclose(total, 1, abs_tol=1e-4):
         raise ValueError(

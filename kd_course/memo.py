@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -61,7 +63,7 @@ def cache_key(recipe: Callable, data_checksum: str) -> dict[str, object]:
     parameters = inspect.signature(recipe).parameters.values()
     options = {entry.name: entry.default for entry in parameters if entry.default is not entry.empty} | options
     try:
-        json.dumps(options)
+        json.dumps(options, sort_keys=True)
     except TypeError as error:
         raise TypeError(f"options of a cached recipe must be plain values ({error}): {options}") from None
     code = meaning(recipe, Data, Split)
@@ -74,9 +76,10 @@ def load_or_run(
     """The run that ``key`` stands for (:func:`cache_key` and the seed): read from ``folder``, or done by ``work``.
 
     Without ``wait``, None is returned while another process is at this very run. What is given as ``provenance`` is
-    written beside the run for a reader. Raises ``ValueError`` for a file that is not a readable run.
+    written beside the run for a reader. Raises ``ValueError`` for a folder that cannot be written, and for a file that
+    is not this run as it was written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(folder)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = folder / f"{name}.json"
     lock = FileLock(folder / f"{name}.lock")
@@ -86,32 +89,89 @@ def load_or_run(
         return None
     try:
         if path.exists():
-            try:
-                saved = json.loads(path.read_text(encoding="utf-8"))
-                return Run(saved["numbers"], saved["seconds"], saved.get("package"))
-            except (ValueError, KeyError, TypeError) as error:
-                fix = "delete it, and the run will be done again"
-                raise ValueError(f"{path} is not a readable result ({error!r}); {fix}") from error
+            return _read_run(path, key)
         run = work()._replace(package=package_checksum())
-        content = {**provenance, **key, **run._asdict()}
-        unfinished = folder / f".{name}.unfinished"  # only the holder of the lock writes it
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(unfinished, path)
+        content = {**provenance, **key, **run._asdict(), "checksum": ""}
+        write_sealed(path, json.dumps(content, indent=1))  # only the holder of the lock writes it
         return run
     finally:
         lock.release()
 
 
+def _read_run(path: Path, key: Mapping[str, object]) -> Run:
+    fix = "delete it, and the run will be done again"
+    saved = read_sealed(path, fix=fix)
+    run = Run(*(saved.get(name) for name in Run._fields))
+    numbers = [run.seconds, *run.numbers.values()] if isinstance(run.numbers, dict) and run.numbers else [run.numbers]
+    if wrong := [value for value in numbers if type(value) not in (int, float) or math.isnan(value)]:
+        raise ValueError(f"{path} is not a readable result (it has {wrong[0]!r} in place of a number); {fix}")
+    if _plain({name: saved.get(name) for name in key}) != _plain(key):
+        raise ValueError(f"{path} is not a readable result (it is another run under this name); {fix}")
+    return run
+
+
+def _plain(key: Mapping[str, object]) -> str:
+    """A key as text, the same before and after it was in a file."""
+    return json.dumps(json.loads(json.dumps(key)), sort_keys=True)
+
+
+def writable(folder: Path | str) -> Path:
+    """The folder, made if need be, without ``~``; raises ``ValueError`` if no file can be written there."""
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ValueError(f"nothing can be written to {folder} ({error.strerror}); give another folder") from error
+
+
+def write_sealed(path: Path, text: str) -> None:
+    """Write JSON text, in which ``"checksum": ""`` stands once, with its own SHA-256 between these quotes.
+
+    The file is whole at every moment; where it cannot be written, nothing stays, and an ``OSError`` names it.
+    """
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_text(text.replace('"checksum": ""', f'"checksum": "{digest}"', 1), encoding="utf-8")
+        os.replace(unfinished, path)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"{path} cannot be written ({error}); make room for it, or give another folder") from error
+        raise
+
+
+def read_sealed(path: Path, *, fix: str) -> dict:
+    """The content of a file of :func:`write_sealed`, without its checksum.
+
+    Raises:
+        ValueError: it is not as it was written, to the bit; the message has the path, what is wrong, and the ``fix``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        digest = content.pop("checksum", None) if isinstance(content, dict) else None
+        if not isinstance(digest, str):
+            raise ValueError("it has no checksum")
+        if hashlib.sha256(text.replace(digest, "", 1).encode()).hexdigest() != digest:
+            raise ValueError("it has changed since it was written")
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise ValueError(f"{path} is not a readable result ({error}); {fix}") from error
+    return content
+
+
 def fingerprint(data: Data) -> str:
-    """A checksum of a data set's three splits: pixels, labels, sample numbers, teacher logits and features."""
+    """A checksum of a data set's three splits: inputs, labels, sample numbers, and what a teacher said."""
     digest = hashlib.sha256(data.name.encode())
     for split in (data.train, data.validation, data.test):
-        tables = {"images": split.images, "labels": split.labels, "indices": split.indices}
+        tables = {**split.inputs, "labels": split.labels, "indices": split.indices}
         tables["teacher logits"] = split.teacher_logits
-        tables |= {f"features of {stage}": table for stage, table in split.teacher_features.items()}
+        tables |= {f"features of {name}": table for name, table in split.teacher.items() if name != "logits"}
         for name, table in tables.items():
             digest.update(name.encode())
-            digest.update(b"none" if table is None else table.contiguous().numpy().tobytes())
+            digest.update(b"none" if table is None else table.contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:24]
 
 

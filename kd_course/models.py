@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kd_course._validation import network
+
 
 def _convolution_stage(channels_in: int, channels_out: int) -> nn.Sequential:
     """3×3 convolution, ReLU and 2×2 max-pooling, from (B, in, H, W) to (B, out, H//2, W//2)."""
@@ -224,9 +226,26 @@ def mlp(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of weights and biases, frozen ones included.
+    """Number of weights and biases, frozen and quantised ones included; one that is used twice counts once.
+
+    Raises:
+        TypeError: ``model`` is not a network.
 
     >>> count_parameters(TeacherNet()), count_parameters(StudentNet())
     (1554954, 105866)
     """
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(weight.numel() for weight in [*network(model).parameters(), *packed_weights(model)])
+
+
+def packed_weights(model: nn.Module) -> list[Tensor]:
+    """Weights and biases that PyTorch's quantised layers keep where ``parameters()`` does not find them."""
+    found = []
+    for module in model.modules():
+        packed = getattr(module, "_packed_params", getattr(module, "_packed_weight", None))
+        if isinstance(packed, torch.ScriptObject):  # a linear layer, a convolution, an embedding
+            weights = packed.unpack()
+            weight, bias = (weights, None) if isinstance(weights, Tensor) else weights
+            found += [weight.half() if getattr(module, "dtype", None) is torch.float16 else weight, bias]
+        elif type(module).__module__.startswith("torch.ao.nn.quantized.dynamic") and hasattr(module, "get_weight"):
+            found += [*module.get_weight().values(), *module.get_bias().values()]  # a recurrent layer
+    return [weight for weight in found if weight is not None]

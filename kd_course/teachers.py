@@ -11,7 +11,10 @@ import argparse
 import copy
 import hashlib
 import json
+import os
 import platform
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,15 +24,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course.data import MNIST_SHA256, Batch, Data, Split, jitter, load_data
+from kd_course._terminal import say
+from kd_course._validation import whole
+from kd_course.data import MNIST_SHA256, Batch, Data, DataError, Split, jitter, load_data
+from kd_course.data.split import mark_made_for
 from kd_course.inference import freeze, predict
+from kd_course.memo import read_sealed, write_sealed
 from kd_course.models import TeacherNet, count_parameters, mlp
 from kd_course.runtime import seeded, shipped
 from kd_course.training import cosine, fit
 
 
 class TeacherError(RuntimeError):
-    """A teacher's file is missing, or its bytes are not those the card describes; the message says what to do."""
+    """A teacher's file is missing, damaged or cannot be written; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,10 @@ def train_teacher(
     :func:`~kd_course.training.fit`.
 
     Raises:
+        TypeError: ``data`` is not the data set as a whole.
         ValueError: there is no such teacher.
     """
-    training = _training(data.name, name)
+    training = _training(_checked(data, Data).name, name)
 
     def objective(model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(model(jitter(batch.images)), batch.labels)
@@ -102,19 +110,24 @@ def load_teacher(data: Data, name: str = "cnn") -> nn.Module:
 
     Raises:
         TeacherError: the weights are missing or do not match the checksum on their card.
+        TypeError: ``data`` is not the data set as a whole.
         ValueError: there is no such teacher.
 
     >>> teacher = load_teacher(load_data("digits"))
     >>> teacher.training, any(parameter.requires_grad for parameter in teacher.parameters())
     (False, False)
     """
-    training = _training(data.name, name)
+    training = _training(_checked(data, Data).name, name)
     if data.name == "digits":
         return copy.deepcopy(_digits_teacher(name))
     with seeded(0):  # so that loading a teacher draws no random numbers from the student's generator
         teacher = training.build()
     weights = _verified(data.name, name, "weights")
-    teacher.load_state_dict({key: value.float() for key, value in weights.items()})
+    try:
+        teacher.load_state_dict({key: value.float() for key, value in weights.items()})
+    except RuntimeError as error:
+        path = _file(data.name, name, "weights")
+        raise TeacherError(f"{path} holds another network ({error}); {_fix(path, name)}") from error
     return freeze(teacher)
 
 
@@ -133,37 +146,63 @@ def teacher_logits(split: Split, name: str = "cnn") -> Tensor:
 
     Raises:
         TeacherError: the table is missing or does not match the checksum on the teacher's card.
-        ValueError: there is no such teacher, or none for the ``origin`` of the split.
+        TypeError: ``split`` is not one split.
+        ValueError: there is no such teacher, or none for the ``origin`` or the ``indices`` of the split.
     """
-    dataset, _, part = split.origin.partition("/")
+    dataset, _, part = _checked(split, Split).origin.partition("/")
     _training(dataset, name)
     if dataset == "digits":
         return predict(_digits_teacher(name), split)
     tables = _verified(dataset, name, "logits")
     if part not in tables:
         raise ValueError(f"there are no teacher logits for {split.origin!r}; choose from: {', '.join(sorted(tables))}")
-    return tables[part][split.indices].float()
+    table, numbers = tables[part], split.indices
+    if len(split) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(table):
+        raise ValueError(
+            f"{split!r} has sample numbers {int(numbers.min())}..{int(numbers.max())}, and there are teacher logits for "
+            f"0..{len(table) - 1}: keep the indices that load_data gave, or run the teacher with predict"
+        )
+    return mark_made_for(table[numbers].float(), split)
 
 
 def card(dataset: str = "mnist", name: str = "cnn") -> dict:
     """The card of a shipped teacher: architecture, data, seed, command, accuracy, checksums.
 
     Raises:
-        TeacherError: no such card is shipped.
+        TeacherError: no such card is shipped, or it is not as it was written.
+        ValueError: there is no such teacher.
     """
-    path = _file(dataset, name, "card")
+    _training(dataset, name)
     if dataset == "digits":
         raise TeacherError("the teacher of the digits is trained when loaded and has no card; use load_teacher(data)")
-    if not path.is_file():
-        raise TeacherError(f"{path} is missing; fetch the course again, or run 'python -m kd_course.teachers {name}'")
-    return json.loads(path.read_text(encoding="utf-8"))
+    path = _file(dataset, name, "card")
+    if not path.exists():
+        raise TeacherError(f"{path} is missing; {_fix(path, name)}")
+    try:
+        return read_sealed(path, fix=_fix(path, name))
+    except (ValueError, OSError) as error:
+        raise TeacherError(str(error)) from error
 
 
 def _training(dataset: str, name: str) -> Training:
-    if (dataset, name) not in TRAININGS:
+    if (dataset, name) not in [*TRAININGS]:  # a list, because names may be given that have no hash
         known = ", ".join(sorted(known for of, known in TRAININGS if of == dataset)) or "none"
         raise ValueError(f"no teacher {name!r} for {dataset!r}; there are: {known}")
     return TRAININGS[dataset, name]
+
+
+def _checked(value: Data | Split, kind: type) -> Data | Split:
+    if not isinstance(value, kind):
+        wanted = "the data set, load_data()" if kind is Data else "one split, such as load_data().test"
+        raise TypeError(f"a teacher needs {wanted}, not {type(value).__name__}")
+    return value
+
+
+def _fix(path: Path, name: str) -> str:
+    return (
+        f"restore it with 'git checkout -- data/teachers/{path.name}', reinstall the course, "
+        f"or run 'python -m kd_course.teachers {name}'"
+    )
 
 
 def _file(dataset: str, name: str, kind: str) -> Path:
@@ -175,14 +214,14 @@ def _verified(dataset: str, name: str, kind: str) -> dict[str, Tensor]:
     """The tensors of a shipped file, once its bytes are verified by the card's checksum."""
     from safetensors.torch import load
 
-    path, expected = _file(dataset, name, kind), card(dataset, name)[f"{kind}_sha256"]
-    fix = (
-        f"restore it with 'git checkout -- data/teachers/{path.name}', reinstall the course, "
-        f"or run 'python -m kd_course.teachers {name}'"
-    )
-    if not path.is_file():
+    path, expected = _file(dataset, name, kind), card(dataset, name).get(f"{kind}_sha256", "none")
+    fix = _fix(path, name)
+    if not path.exists():
         raise TeacherError(f"{path} is missing; {fix}")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TeacherError(f"{path} cannot be read ({error}); {fix}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise TeacherError(
@@ -200,11 +239,22 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
     """Write weights, logits and card of a newly trained MNIST teacher to ``folder``, and return the card.
 
     The weights of ``teacher`` are rounded to float16 first, in place, so that every figure on the card belongs to the
-    weights that ship.
+    weights that ship. Either all three files are written, or what was there stays.
+
+    Raises:
+        TeacherError: the files cannot be written.
+        TypeError: ``data`` is not the data set as a whole, or ``seed`` no whole number.
+        ValueError: there is no such teacher of MNIST, or its weights are too large for float16.
     """
     from safetensors.torch import save
 
+    training, seed = _training(_checked(data, Data).name, name), whole(seed, "seed", least=None)
+    if data.name == "digits":
+        raise ValueError("only teachers of MNIST are published; those of the digits are trained when loaded")
+    folder = _room(folder, teacher)
     weights = {key: value.half().contiguous() for key, value in teacher.state_dict().items()}
+    if broken := [key for key, value in weights.items() if not value.isfinite().all()]:
+        raise ValueError(f"{', '.join(broken)}: NaN, or too large for float16 (65,504); train the teacher again")
     teacher.load_state_dict({key: value.float() for key, value in weights.items()})
     everything = load_data(data.name, validation_size=0)
     logits = {"train": predict(teacher, everything.train).half(), "test": predict(teacher, everything.test).half()}
@@ -222,7 +272,7 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
         "parameters": count_parameters(teacher),
         "data": f"MNIST, {len(data.train):,} training images; {len(data.validation):,} held out for validation",
         "data_sha256": MNIST_SHA256,
-        "recipe": f"{TRAININGS[data.name, name].epochs} epochs, Adam 1e-3, cosine rate, ±2 pixel jitter, cross-entropy",
+        "recipe": f"{training.epochs} epochs, Adam 1e-3, cosine rate, ±2 pixel jitter, cross-entropy",
         "seed": seed,
         "command": f"python -m kd_course.teachers {name} --seed {seed}",
         "errors": errors,
@@ -231,12 +281,32 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
         "licence": "BSD-3-Clause, as the code",
         **{f"{kind}_sha256": hashlib.sha256(content).hexdigest() for kind, content in contents.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, content in contents.items():
-        (folder / _file(data.name, name, kind).name).write_bytes(content)
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    (folder / _file(data.name, name, "card").name).write_text(text, encoding="utf-8")
+    names = {kind: _file(data.name, name, kind).name for kind in (*contents, "card")}
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".checkpoint") as unfinished:
+            for kind, content in contents.items():
+                Path(unfinished, names[kind]).write_bytes(content)
+            text = json.dumps(result | {"checksum": ""}, indent=2, ensure_ascii=False) + "\n"
+            write_sealed(Path(unfinished, names["card"]), text)
+            for file in names.values():
+                os.replace(Path(unfinished, file), folder / file)
+    except OSError as error:
+        raise TeacherError(f"the teacher could not be written to {folder} ({error}); make room there") from error
     return result
+
+
+def _room(folder: Path, teacher: nn.Module) -> Path:
+    """The folder, made if need be, once it is sure that it takes the checkpoints and the files of ``teacher``."""
+    folder = Path(os.path.expanduser(folder))  # noqa: PTH111 (Path's own raises for an unknown ~name)
+    size = 32 * count_parameters(teacher)  # weights and two moments, twice; float16 weights; logits
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(bytes(size))
+    except OSError as error:
+        problem = f"{size / 2**20:.0f} MB cannot be written to {folder} ({error.strerror})"
+        raise TeacherError(f"{problem}; make room there, or give another folder") from error
+    return folder
 
 
 def _architecture(model: nn.Module) -> str:
@@ -256,10 +326,15 @@ def main() -> None:
         "--folder", type=Path, default=shipped("teachers"), help="where to write (default: %(default)s)"
     )
     options = parser.parse_args()
-    data = load_data("mnist", validation_size=TRAININGS["mnist", options.name].held_out)
-    checkpoint = options.folder / f".{options.name}-{options.seed}.checkpoint"
-    teacher = train_teacher(data, options.name, seed=options.seed, checkpoint=checkpoint, progress=True)
-    print(json.dumps(publish(data, options.name, teacher, seed=options.seed, folder=options.folder), indent=2))
+    training = TRAININGS["mnist", options.name]
+    try:
+        folder = _room(options.folder, training.build())
+        data = load_data("mnist", validation_size=training.held_out)
+        checkpoint = folder / f".{options.name}-{options.seed}.checkpoint"
+        teacher = train_teacher(data, options.name, seed=options.seed, checkpoint=checkpoint, progress=True)
+        say(json.dumps(publish(data, options.name, teacher, seed=options.seed, folder=folder), indent=2))
+    except (DataError, TeacherError, OSError, ValueError) as error:
+        sys.exit(str(error))
     checkpoint.unlink(missing_ok=True)
 
 

@@ -15,26 +15,37 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from kd_course.checkpoint import Checkpoint
-from kd_course.data import Batch, Split
+from kd_course._engine import Engine
+from kd_course._validation import whole
+from kd_course.checkpoint import Checkpoint, checksum
+from kd_course.data import Batch, Batches
 from kd_course.inference import evaluating
-from kd_course.runtime import pick_device, seeded
+from kd_course.runtime import seeded
 
 if TYPE_CHECKING:
     import pandas as pd
+    from lightning_fabric import Fabric
 
-Objective = Callable[[nn.Module, Batch], "Tensor | Mapping[str, Tensor]"]
+Objective = Callable[[nn.Module, Batch], "Tensor | Mapping[str, Tensor] | None"]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 Schedule = Callable[[float], float]
+Better = Literal["lower", "higher"]
+
+BETTER: dict[str, Better] = {
+    **dict.fromkeys(("nll", "errors", "ece", "kl_to_teacher", "loss", "perplexity"), "lower"),
+    **dict.fromkeys(("accuracy", "macro_f1", "agreement"), "higher"),
+}
+"""Which way the numbers of :func:`~kd_course.evaluation.evaluate` are better."""
 
 
 def cosine(progress: float) -> float:
@@ -44,19 +55,24 @@ def cosine(progress: float) -> float:
 
 def fit(
     model: nn.Module,
-    objective: Objective,
-    train: Split,
+    objective: Objective | Mapping[str, Objective],
+    train: Batches,
     *,
     epochs: int,
     seed: int = 0,
     batch_size: int = 128,
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = partial(torch.optim.Adam, lr=1e-3),
+    drop_last: bool = False,
+    accumulate: int = 1,
+    optimizer: MakeOptimizer | Mapping[str, MakeOptimizer] = partial(torch.optim.Adam, lr=1e-3),
     schedule: Schedule | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     monitor: str | None = None,
+    better: Better | None = None,
     patience: int | None = None,
     checkpoint: str | Path | None = None,
+    tag: str | None = None,
     device: torch.device | str | None = None,
+    fabric: Fabric | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train ``model`` in place to minimise ``objective`` over ``train``, and return the history.
@@ -65,90 +81,244 @@ def fit(
     generators are put back afterwards. So one seed gives one result, two objectives under one seed see the same
     batches, and a training resumed from its checkpoint ends at exactly the numbers of one that was never stopped.
 
+    Frozen modules (they have parameters, none of which asks for a gradient) stay in evaluation mode.
+
+    Several objectives take turns on every batch: ``{"generator": …, "student": …}`` moves ``model["generator"]`` by the
+    first, then ``model["student"]`` by the second. Each is given the whole model, so gradients pass through all of it,
+    and each has an optimizer of its own. An objective that returns None sits this turn out.
+
     Args:
         model: any module; for peers an ``nn.ModuleList``, for a student with a regressor an ``nn.ModuleDict``.
         objective: ``objective(model, batch)`` returns a scalar loss, or a dict of named scalars that includes
-            ``"loss"``.
-        train: the samples, with teacher logits if the objective uses them.
+            ``"loss"``; or several of them, by the name of the child of ``model`` that each moves.
+        train: the samples, with teacher logits if the objective uses them: a :class:`~kd_course.data.Split`, or another
+            stream of :mod:`kd_course.data.streams`.
         epochs: passes over ``train``.
         seed: decides all randomness of the training, but not the model's initial weights: build the model in
             a :func:`~kd_course.runtime.seeded` block.
-        batch_size: samples per step; the last batch of an epoch may be smaller.
-        optimizer: makes the optimizer from the parameters that require gradients.
+        batch_size: samples per step, over all processes; the last batch of an epoch may be smaller.
+        drop_last: leave out a last batch that is smaller.
+        accumulate: cut each batch into so many parts, run one after another, whose gradients add up: a part's memory,
+            the whole batch's step. Exact for losses that are means over samples, without batch normalisation.
+        optimizer: makes the optimizer from the parameters that require gradients; one for each objective, by name, or
+            one way to make all.
         schedule: learning-rate factor as a function of the fraction of training done, in [0, 1); :func:`cosine`
             is one. With None the rate is constant.
         evaluate: called after each epoch with the model, in evaluation mode and without gradients; its numbers
             become columns of the history.
-        monitor: the number of ``evaluate`` that decides which weights are best, smaller is better (``"nll"``,
-            ``"errors"``).
+        monitor: the number of ``evaluate`` that decides which weights are best.
+        better: ``"lower"`` or ``"higher"``: which way ``monitor`` is better. Known for the names in :data:`BETTER`.
         patience: stop after this many epochs without a better ``monitor``.
-        checkpoint: file to save to after every epoch, and to resume from if it exists.
+        checkpoint: file to save to after every epoch, and to resume from if it exists. Several processes share it.
+        tag: a name by which the checkpoint knows objective, optimizer, schedule and samples, in place of their code and
+            content: to go on with a training after an edit that you know to change nothing.
         device: where to train; see :func:`~kd_course.runtime.pick_device` if None.
+        fabric: a launched Lightning Fabric in place of a device: its precision, its devices, its processes. Each
+            process takes its rows of every batch, so that several compute what one does for losses that are means over
+            samples. Relational losses see the rows of one process, batch normalisation too.
         progress: show a progress bar.
 
     Returns:
-        A DataFrame with one row per epoch: the mean of each named term over the samples, the learning rate, the
-        seconds, and what ``evaluate`` returned. The model stays on ``device``, with its best weights if ``monitor``
-        was given.
+        A DataFrame with one row per epoch: the mean of each named term over the samples that had it, the learning rate,
+        the seconds, and what ``evaluate`` returned. With several objectives a term is named ``"generator/loss"``. The
+        model stays on its device, with its best weights if ``monitor`` was given.
 
     Raises:
+        TypeError: an argument is of another kind.
         ValueError: an argument is out of range, the loss is no scalar or has no gradient, the numbers of ``evaluate``
             lack ``monitor`` or are named like the history's own columns, or the checkpoint is another training's.
-        FloatingPointError: a term of the objective, or the monitored number, became NaN or infinite.
+        FloatingPointError: a term of the objective, the monitored number or a weight became NaN or infinite.
+        OSError: the checkpoint cannot be written.
+
+    Whatever ends the training early, Ctrl-C included: the exception has the history so far as its ``history``, and the
+    model its best weights, if ``monitor`` was given.
     """
-    import pandas as pd
-
-    _check_work(model, train, epochs, batch_size)
-    _check_monitor(monitor, patience, evaluate)
-    device = torch.device(device) if device else pick_device()
-    model.to(device)
-    optim = optimizer([parameter for parameter in model.parameters() if parameter.requires_grad])
-    base_rates = [group["lr"] for group in optim.param_groups]
+    epochs, batch_size = whole(epochs, "epochs", least=1), whole(batch_size, "batch_size", least=1)
+    seed, accumulate = whole(seed, "seed", least=None), whole(accumulate, "accumulate", least=1)
+    _check_work(model, train, schedule)
+    better = _direction(monitor, better, patience, evaluate)
+    engine = Engine(fabric, device)
+    model.to(engine.device)
+    players = _players(model, objective, optimizer, engine, accumulate)
     identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "monitor": monitor}
-    identity |= {"samples": len(train), "origin": train.origin, "rates": base_rates}
-    saved = Checkpoint(checkpoint, identity, model, optim)
+    identity |= {"samples": len(train), "origin": train.origin, "rates": [player.rates for player in players]}
+    identity |= {"drop_last": drop_last, "accumulate": accumulate}
+    if checkpoint is not None:
+        decisive = {"objective": objective, "optimizer": optimizer, "schedule": schedule, "data": train}
+        identity |= {"tag": tag} if tag else {name: checksum(value, model) for name, value in decisive.items()}
+    saved = Checkpoint(checkpoint, identity, model, {player.name: player.optimizer for player in players})
     rows, best = saved.resume()  # one row per finished epoch; the best weights so far
-    steps = math.ceil(len(train) / batch_size)
+    steps = len(train) // batch_size if drop_last else math.ceil(len(train) / batch_size)
+    if not steps:
+        raise ValueError(f"with drop_last no batch of {batch_size} is left of {len(train)} samples; use a smaller one")
+    engine.same_everywhere([*model.parameters(), *model.buffers()])
 
-    look = {"disable": not progress, "leave": False, "unit": "batch", "mininterval": 0.5}
-    with tqdm(total=epochs * steps, initial=len(rows) * steps, **look) as bar:
-        for epoch in range(len(rows), epochs):
-            if patience is not None and _epochs_since_best(rows, monitor) >= patience:
-                break
-            start = time.perf_counter()
-            epoch_seed = seed * 1_000_003 + epoch
-            sums: dict[str, Tensor] = {}
-            model.train()  # in every epoch, whatever mode came before
-            with seeded(epoch_seed):
-                for step, batch in enumerate(train.batches(batch_size, shuffle_seed=epoch_seed, device=device)):
-                    done = (epoch + step / steps) / epochs
-                    if schedule is not None:
-                        for group, base in zip(optim.param_groups, base_rates, strict=True):
-                            group["lr"] = base * schedule(done)
-                    terms = _named(objective(model, replace(batch, progress=done)))
-                    optim.zero_grad()
-                    terms["loss"].backward()
-                    optim.step()
-                    for name, value in terms.items():
-                        sums[name] = sums.get(name, 0) + value.detach() * len(batch.labels)
-                    bar.update()
-            row = {name: float(total) / len(train) for name, total in sums.items()}
-            _check_finite(row, epoch)
-            row |= {"learning_rate": optim.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
-            if evaluate is not None:
-                with evaluating(model):
-                    row |= _evaluated(evaluate(model), row, monitor, epoch)
-            rows.append(row)
-            if monitor is not None and _epochs_since_best(rows, monitor) == 0:
-                best = copy.deepcopy(model.state_dict())
-            saved.save(rows, best)
-    if best is not None:
-        model.load_state_dict(best)
-    return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
+    look = {"disable": not progress or engine.rank > 0, "leave": False, "unit": "batch", "mininterval": 0.5}
+    try:
+        with tqdm(total=epochs * steps, initial=len(rows) * steps, **look) as bar:
+            for epoch in range(len(rows), epochs):
+                if patience is not None and _epochs_since_best(rows, monitor, better) >= patience:
+                    break
+                start = time.perf_counter()
+                epoch_seed = seed * 1_000_003 + epoch
+                _training_mode(model)  # in every epoch, whatever mode came before
+                with seeded(epoch_seed):
+                    stream = train.batches(
+                        batch_size, shuffle_seed=epoch_seed, device=engine.device, drop_last=drop_last
+                    )
+                    for step, batch in enumerate(stream):
+                        batch = replace(batch, progress=(epoch + step / steps) / epochs)
+                        for player in players:
+                            player.turn(model, batch, schedule)
+                        bar.update()
+                row = {name: value for player in players for name, value in player.means().items()}
+                _check_finite(row, epoch)
+                _check_weights(model, epoch)
+                engine.same_everywhere(model.buffers())
+                row |= {f"{player.prefix}learning_rate": player.optimizer.param_groups[0]["lr"] for player in players}
+                row["seconds"] = time.perf_counter() - start
+                if evaluate is not None:
+                    with evaluating(model), engine.autocast():
+                        row |= engine.from_first(_evaluated(evaluate(model), row, monitor, epoch))
+                rows.append(row)
+                if monitor is not None and _epochs_since_best(rows, monitor, better) == 0:
+                    best = copy.deepcopy(model.state_dict())
+                if engine.rank == 0:
+                    saved.save(rows, best)
+    except BaseException as error:
+        error.history = _frame(rows)
+        weights = "" if best is None else ", and the model has the best weights of these"
+        error.add_note(
+            f"{len(rows)} of {epochs} epochs were finished: their history is this exception's .history{weights}"
+        )
+        raise
+    finally:
+        if best is not None:
+            model.load_state_dict(best)
+    return _frame(rows)
 
 
-def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+@dataclass
+class _Player:
+    """An objective, the parameters that it moves, and what it has seen in this epoch."""
+
+    name: str  # "" if there is but one
+    objective: Objective
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    engine: Engine
+    accumulate: int
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of each term over samples
+    counts: dict[str, int] = field(default_factory=dict)  # samples that had the term
+
+    def __post_init__(self) -> None:
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.stepper = self.engine.prepared(self.optimizer)
+        self.prefix = f"{self.name}/" if self.name else ""
+
+    def turn(self, model: nn.Module, batch: Batch, schedule: Schedule | None) -> None:
+        """One step of the optimizer, down the gradient of the objective over the batch."""
+        if schedule is not None:
+            factor = _factor(schedule, batch.progress)
+            for group, base in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = base * factor
+        parts = self.engine.processes * self.accumulate
+        if len(batch) < parts:
+            raise ValueError(
+                f"a batch of {len(batch)} samples cannot be cut into {parts} parts (processes × accumulate); leave the "
+                "last batch out with drop_last=True, or take a larger batch_size"
+            )
+        for number in range(self.engine.rank, parts, self.engine.processes):
+            part = batch if parts == 1 else batch.part(number, parts)
+            with self.engine.autocast(), self.engine.own_numbers(number):
+                terms = _named(self.objective(model, part), may_be_none=bool(self.name))
+            if terms is None:
+                return
+            if number == self.engine.rank:
+                self.stepper.zero_grad()
+            loss = terms["loss"] if parts == 1 else terms["loss"] * (len(part) / len(batch))
+            self.engine.backward(loss, self.parameters if self.name else None)
+            for name, value in terms.items():
+                # In float32 or wider: a sum of many bf16 numbers would stop growing.
+                value = value.detach().to(torch.promote_types(value.dtype, torch.float32)) * len(part)
+                self.sums[name] = self.sums.get(name, 0) + value
+                self.counts[name] = self.counts.get(name, 0) + len(part)
+        self.engine.add_up([each.grad for each in self.parameters if each.grad is not None])
+        self.stepper.step()
+
+    def means(self) -> dict[str, float]:
+        """The mean of every term over the samples that had it, over all processes; a new epoch begins."""
+        if not self.sums:
+            raise ValueError(f"the objective of {self.name!r} sat every turn of an epoch out, so it trains nothing")
+        sums, counts = list(self.sums.values()), list(self.counts.values())
+        if self.engine.processes > 1:
+            counts = [torch.tensor(float(count), device=self.engine.device) for count in counts]
+            self.engine.add_up(sums)
+            self.engine.add_up(counts)
+        means = {self.prefix + n: float(s) / float(c) for n, s, c in zip(self.sums, sums, counts, strict=True)}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+def _players(
+    model: nn.Module,
+    objective: Objective | Mapping[str, Objective],
+    optimizer: MakeOptimizer | Mapping[str, MakeOptimizer],
+    engine: Engine,
+    accumulate: int,
+) -> list[_Player]:
+    """The objectives in the order of their turns, each with its own optimizer."""
+    objectives = objective if isinstance(objective, Mapping) else {"": objective}
+    optimizers = optimizer if isinstance(optimizer, Mapping) else dict.fromkeys(objectives, optimizer)
+    modules = {"": model, **dict(model.named_children())}
+    if not objectives or objectives.keys() != optimizers.keys() or not objectives.keys() <= modules.keys():
+        raise ValueError(
+            f"objectives {list(objectives)} and optimizers {list(optimizers)} must have the same names, those of "
+            f"children of the model, which has {list(modules)[1:]}"
+        )
+    players = []
+    for name, module in ((name, modules[name]) for name in objectives):
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not parameters:
+            who = f"{name!r}" if name else "the model"
+            raise ValueError(
+                f"no parameter of {who} requires a gradient; did you pass a frozen teacher as the student?"
+            )
+        if not callable(objectives[name]):
+            raise TypeError(f"an objective must be a function of model and batch, not {objectives[name]!r}")
+        made = _made(optimizers[name], parameters)
+        players.append(_Player(name, objectives[name], parameters, made, engine, accumulate))
+    return players
+
+
+def _made(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> Optimizer:
+    """The optimizer of these parameters, once it is known to be one, and of no others."""
+    fix = "pass what makes one, such as partial(torch.optim.SGD, lr=0.1)"
+    if isinstance(optimizer, Optimizer) or not callable(optimizer):
+        raise TypeError(f"optimizer must be a function of the parameters, not a {type(optimizer).__name__}; {fix}")
+    made = optimizer(parameters)
+    if not isinstance(made, Optimizer):
+        raise TypeError(f"optimizer returned a {type(made).__name__}, not an optimizer; {fix}")
+    moved = {id(each) for group in made.param_groups for each in group["params"]}
+    if not moved <= {id(each) for each in parameters}:
+        raise ValueError(
+            "the optimizer holds parameters that are not the model's, or are frozen; build it from the parameters that "
+            "it is given, and put all that learns into the model, for instance an nn.ModuleDict"
+        )
+    return made
+
+
+def _factor(schedule: Schedule, progress: float) -> float:
+    factor = float(schedule(progress))
+    if not 0 <= factor < math.inf:
+        raise ValueError(f"the schedule must give finite factors, 0 or more, not {factor} at progress {progress:.3g}")
+    return factor
+
+
+def _named(result: Tensor | Mapping[str, Tensor] | None, *, may_be_none: bool) -> Mapping[str, Tensor] | None:
     """What an objective returned, as named terms."""
+    if result is None and may_be_none:
+        return None
     terms = result if isinstance(result, Mapping) else {"loss": result}
     loss = terms.get("loss")
     if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -162,6 +332,8 @@ def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             "the objective's loss has no gradient, so nothing would be learned: compute it from model(batch.images), "
             "without no_grad, .detach() or .item()"
         )
+    if taken := sorted({"seconds", "learning_rate"} & terms.keys()):
+        raise ValueError(f"the objective must not name its terms {taken}: the history has such columns; rename them")
     for name, value in terms.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -173,7 +345,14 @@ def _evaluated(
     result: Mapping[str, float], row: Mapping[str, float], monitor: str | None, epoch: int
 ) -> dict[str, float]:
     """What ``evaluate`` returned, as plain numbers, since a checkpoint can hold no others."""
-    numbers = {name: float(value) for name, value in result.items()}
+    if not isinstance(result, Mapping):
+        raise ValueError(f"evaluate must return a dict of named numbers, not {result!r}; end it with return {{…}}")
+    numbers = {}
+    for name, value in result.items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"evaluate must return single numbers, but its {name!r} is {value!r:.80}") from None
     if taken := sorted(numbers.keys() & row.keys()):
         raise ValueError(f"evaluate must not name its numbers {taken}: the history has such columns; rename them")
     if monitor is not None and monitor not in numbers:
@@ -183,10 +362,25 @@ def _evaluated(
     return numbers
 
 
-def _epochs_since_best(rows: list[dict[str, float]], monitor: str) -> int:
-    """Epochs since the one with the smallest ``monitor``; 0 before the first."""
+def _epochs_since_best(rows: list[dict[str, float]], monitor: str, better: Better) -> int:
+    """Epochs since the one with the best ``monitor``; 0 before the first."""
     values = [row[monitor] for row in rows]
-    return len(values) - 1 - values.index(min(values)) if values else 0
+    return len(values) - 1 - values.index((min if better == "lower" else max)(values)) if values else 0
+
+
+def _training_mode(model: nn.Module) -> None:
+    """Training mode for all but frozen modules, whose batch statistics and dropout belong to what they know."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+def _frame(rows: list[dict[str, float]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
 
 
 def _check_finite(row: Mapping[str, float], epoch: int) -> None:
@@ -198,19 +392,46 @@ def _check_finite(row: Mapping[str, float], epoch: int) -> None:
             )
 
 
-def _check_work(model: nn.Module, train: Split, epochs: int, batch_size: int) -> None:
-    """Raise ``ValueError`` unless there is something to train, and something to train it on."""
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be 1 or more, not {epochs} and {batch_size}")
+def _check_weights(model: nn.Module, epoch: int) -> None:
+    """Raise unless the last steps left only finite weights: the losses before them say nothing of it."""
+    bad = [name for name, each in model.named_parameters() if each.requires_grad and not each.isfinite().all()]
+    if bad:
+        raise FloatingPointError(
+            f"{', '.join(bad[:3])} became NaN or infinite in epoch {epoch + 1}, though the loss was finite: a gradient "
+            "was not; lower the learning rate, and look for a square root of 0 or a division by 0 in the objective"
+        )
+
+
+def _check_work(model: nn.Module, train: Batches, schedule: Schedule | None) -> None:
+    """Raise unless there is something to train, and something to train it on."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, not {type(model).__name__}; wrap several in an nn.ModuleDict")
+    if not all(hasattr(train, name) for name in ("batches", "origin", "__len__")):
+        raise TypeError(
+            f"train must be a Split or another stream of batches, not {type(train).__name__}; make one of arrays with "
+            "Split.from_arrays, of a PyTorch dataset with Split.from_dataset"
+        )
     if not len(train):
         raise ValueError(f"{train!r} is empty, so there is nothing to learn from; check how the split was made")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("no parameter of the model requires a gradient; did you pass a frozen teacher as the student?")
+    if schedule is not None and (not callable(schedule) or isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)):
+        raise TypeError(
+            f"schedule must be a function of the fraction of training done, such as cosine, not a "
+            f"{type(schedule).__name__}"
+        )
 
 
-def _check_monitor(monitor: str | None, patience: int | None, evaluate: Callable | None) -> None:
-    """Raise ``ValueError`` unless what decides the best epoch fits together."""
+def _direction(
+    monitor: str | None, better: Better | None, patience: int | None, evaluate: Callable | None
+) -> Better | None:
+    """Which way the monitored number is better, once what decides the best epoch is known to fit together."""
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(f"evaluate must be a function of the model, not {evaluate!r}")
     if monitor is not None and evaluate is None:
         raise ValueError(f"monitor={monitor!r} needs evaluate=..., the function that returns it")
-    if patience is not None and (monitor is None or patience < 1):
-        raise ValueError(f"patience={patience!r} must be 1 or more, and needs monitor=..., the number that has to fall")
+    if patience is not None and (monitor is None or whole(patience, "patience", least=None) < 1):
+        raise ValueError(f"patience={patience!r} must be 1 or more, and needs monitor=..., the number that decides")
+    if better not in (None, "lower", "higher") or (monitor is None and better is not None):
+        raise ValueError(f"better={better!r} must be 'lower' or 'higher', and says so of monitor=...")
+    if monitor is not None and better is None and monitor not in BETTER:
+        raise ValueError(f"is a lower or a higher {monitor!r} better? Say better='lower' or better='higher'")
+    return better or BETTER.get(monitor)

@@ -34,7 +34,7 @@ from kd_course import memo
 from kd_course._definitions import meaning
 from kd_course.comparison import compare
 from kd_course.data import Data, Split
-from kd_course.memo import fingerprint, package_checksum
+from kd_course.memo import fingerprint, package_checksum, read_sealed, write_sealed
 
 RUNS: list[tuple] = []
 FAULTY_SEEDS: set[int] = set()
@@ -226,7 +226,9 @@ def test_other_data_run_again(data: Data, tmp_path: Path) -> None:
 def test_a_result_says_what_it_is_the_result_of(data: Data, tmp_path: Path) -> None:
     runs = compare({"a": partial(scratch, offset=0.5)}, data, seeds=[3], cache=tmp_path, progress=False)
     (path,) = results(tmp_path)
-    assert json.loads(path.read_text(encoding="utf-8")) == {
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content.pop("checksum")
+    assert content == {
         "recipe": "a",
         "meaning": meaning(scratch, Data, Split),
         "options": {"offset": 0.5, "label": ""},
@@ -370,6 +372,92 @@ def test_a_damaged_result_is_named_with_the_way_out(content: str, data: Data, tm
     assert ran({"a": scratch}, data, tmp_path, seeds=[0]) == 0
 
 
+def test_a_flipped_bit_in_a_result_is_refused(data: Data, tmp_path: Path) -> None:
+    compare({"a": partial(scratch, offset=1 / 3)}, data, seeds=[0], cache=tmp_path, progress=False)
+    (path,) = results(tmp_path)
+    whole = path.read_bytes()
+    for place in range(0, 8 * len(whole), 8 * len(whole) // 200):
+        spoilt = bytearray(whole)
+        spoilt[place // 8] ^= 1 << place % 8
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="is not a readable result"):
+            compare({"a": partial(scratch, offset=1 / 3)}, data, seeds=[0], cache=tmp_path, progress=False)
+    path.write_bytes(whole)
+    assert ran({"a": partial(scratch, offset=1 / 3)}, data, tmp_path, seeds=[0]) == 0
+
+
+def forge(path: Path, **changes: object) -> None:
+    """Change a result and give it the checksum that belongs to it."""
+    content = read_sealed(path, fix="") | changes | {"checksum": ""}
+    write_sealed(path, json.dumps(content, indent=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"numbers": {"errors": math.nan, "samples": 12.0}}, "it has nan in place of a number"),
+        ({"numbers": {"errors": "5", "samples": 12.0}}, "it has '5' in place of a number"),
+        ({"numbers": {"errors": "<b>5</b>", "samples": 12.0}}, "it has '<b>5</b>' in place of a number"),
+        ({"numbers": {"errors": None}}, "it has None in place of a number"),
+        ({"numbers": {"errors": True}}, "it has True in place of a number"),
+        ({"numbers": {"errors": [1.0]}}, r"it has \[1.0\] in place of a number"),
+        ({"numbers": {}}, r"it has \{\} in place of a number"),
+        ({"numbers": [1.0]}, r"it has \[1.0\] in place of a number"),
+        ({"numbers": None}, "it has None in place of a number"),
+        ({"seconds": "1"}, "it has '1' in place of a number"),
+        ({"seconds": math.nan}, "it has nan in place of a number"),
+        ({"seed": 1}, "it is another run under this name"),
+        ({"options": {"offset": 2.0, "label": ""}}, "it is another run under this name"),
+        ({"data": "abc"}, "it is another run under this name"),
+        ({"torch": None}, "it is another run under this name"),
+    ],
+)
+def test_a_result_with_something_else_than_its_numbers_is_refused(
+    changes: dict, says: str, data: Data, tmp_path: Path
+) -> None:
+    """Even where the checksum is right."""
+    compare({"a": scratch}, data, seeds=[0], cache=tmp_path, progress=False)
+    (path,) = results(tmp_path)
+    forge(path, **changes)
+    with pytest.raises(
+        ValueError, match=rf"{path} is not a readable result \({says}\); delete it, and the run will be"
+    ):
+        compare({"a": scratch}, data, seeds=[0], cache=tmp_path, progress=False)
+
+
+def test_what_is_written_can_be_read(data: Data, tmp_path: Path) -> None:
+    """Numbers without end, options with a NaN, with numbers as keys, in another order, of many letters."""
+    for value in (math.inf, -math.inf, 5e-324, 1e308, 0.1 + 0.2, -0.0, True, 10**300):
+        first, again = (
+            compare({"a": partial(returns_an_option, value=value)}, data, seeds=[0], cache=tmp_path, progress=False)
+            for _ in range(2)
+        )
+        pd.testing.assert_frame_equal(first, again, check_exact=True)
+    for label in (math.nan, {10: "x", 9: "y"}, {"b": 1, "a": (2, 3)}, "α “checksum” ≠ ''", '"checksum": ""', None):
+        assert ran({"a": partial(scratch, label=label)}, data, tmp_path) == 2
+        assert ran({"a": partial(scratch, label=label)}, data, tmp_path) == 0
+
+
+def test_with_a_cache_options_that_have_no_order_are_refused(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="options of a cached recipe must be plain values"):
+        compare({"a": partial(scratch, label={1: "x", "y": 2})}, data, seeds=[0], cache=tmp_path, progress=False)
+
+
+def test_a_cache_that_cannot_be_written_is_named_before_anything_runs(data: Data, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=rf"nothing can be written to {folder} \(.*\); give another folder"):
+            compare({"a": scratch}, data, seeds=[0], cache=folder, progress=False)
+    assert not RUNS
+
+
+def test_a_cache_may_be_below_home(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert ran({"a": scratch}, data, Path("~/mine")) == 2
+    assert len(results(tmp_path / "mine")) == 2
+
+
 # Interrupted, and shared.
 
 
@@ -398,11 +486,12 @@ def test_a_run_that_cannot_be_written_down_leaves_no_result(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full_disk)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(
+            OSError, match=rf"{tmp_path}/.*json cannot be written \(No space left on device\); make room"
+        ):
             compare({"a": scratch}, data, seeds=[0], cache=tmp_path, progress=False)
-    assert not results(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".lock"}  # nothing half-written stays
     assert ran({"a": scratch}, data, tmp_path, seeds=[0]) == 1
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".lock"}  # nothing half-written stays
 
 
 def slow(data: Data, seed: int, *, log: str, seconds: float = 0.2) -> dict[str, float]:

@@ -8,6 +8,7 @@ repeated. It needs only Python.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -29,10 +30,17 @@ def main(arguments: list[str]) -> None:
     if new == old:
         sys.exit(f"the course already points at {old}; nothing to do")
     for path in files():
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8", "surrogateescape")  # so that other bytes stay what they are
         rewritten, count = rewrite(text, old, new)
         if count:
-            path.write_bytes(rewritten.encode("utf-8"))
+            unfinished = path.with_name(f".{path.name}.unfinished")
+            try:  # the file is whole at every moment
+                unfinished.write_bytes(rewritten.encode("utf-8", "surrogateescape"))
+                shutil.copymode(path, unfinished)
+                unfinished.replace(path)
+            except OSError as error:
+                unfinished.unlink(missing_ok=True)
+                sys.exit(f"{path} could not be written ({error}); make room, and run this again")
             print(f"{path.relative_to(ROOT)}: {count} link{'s' if count > 1 else ''}")
     print(f"{old} is now {new}. Look at 'git diff', then commit.")
 

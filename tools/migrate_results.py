@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from kd_course.memo import Run, cache_key, load_or_run
+from kd_course.memo import Run, cache_key, load_or_run, read_sealed, write_sealed
 from kd_course.studies import STUDIES, Study, study
 from kd_course.studies._results import options, with_columns, write
 
@@ -163,12 +162,10 @@ def keep(key: dict, run: dict, target: Path) -> bool:
         path = target / made.name
         if path.exists():
             return False
-        content = json.loads(made.read_text(encoding="utf-8")) | {"package": None}
+        content = read_sealed(made, fix="migrate again") | {"package": None, "checksum": ""}
     target.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(unfinished, path)
-    if json.loads(path.read_text(encoding="utf-8"))["numbers"] != run["numbers"]:
+    write_sealed(path, json.dumps(content, indent=1))
+    if read_sealed(path, fix="migrate again")["numbers"] != run["numbers"]:
         raise ValueError(f"{path}: a number has changed")
     return True
 

@@ -20,13 +20,23 @@ inputs before.
 from __future__ import annotations
 
 import copy
+import inspect
+import io
+import math
+import random
+import signal
+import sys
+import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, TextIO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +67,8 @@ class Verdict:
 
     def __repr__(self) -> str:
         sign = {"solved": "✅ Solved", "open": "✏️ Not started", "wrong": "❌ Not yet"}[self.state]
-        return f"{sign}: {self.message}"
+        letters = getattr(sys.stdout, "encoding", None) or "utf-8"  # a terminal may know no α, and no tick
+        return f"{sign}: {self.message}".encode(letters, "namereplace").decode(letters)
 
 
 class NotStarted(Exception):
@@ -66,6 +77,10 @@ class NotStarted(Exception):
 
 class Mistake(Exception):
     """What is wrong with a submission; its text is what the learner reads."""
+
+
+class TooLong(BaseException):
+    """A function was stopped; ``except Exception`` in it does not keep it running."""
 
 
 class Given:
@@ -107,6 +122,7 @@ class Exercise:
         view: ``view(answer, *arguments)`` is the part of an answer that counts, where some differences do not matter.
         gradient: positions of the arguments whose gradient must be the solution's as well.
         tolerance: absolute and relative, of every comparison.
+        seconds: how long one call, or one ``probe``, may compute, where the platform can stop it.
     """
 
     task: str
@@ -121,22 +137,29 @@ class Exercise:
     view: Callable[..., Any] | None = None
     gradient: Sequence[int] = ()
     tolerance: float = 1e-5
+    seconds: float = 20.0
 
     def __call__(self, submission: Any) -> Verdict:
-        """The verdict on a learner's function; nothing is ever raised, and nothing the notebook owns is changed."""
+        """The verdict on a learner's function; nothing is ever raised, and nothing the notebook owns is changed.
+
+        Only what stops the notebook itself, an interrupt by its user, gets through.
+        """
         if submission is None or submission is ...:
             return Verdict("open", "fill in the cell above, run it, and run this check again.")
         if not callable(submission):
             return Verdict("wrong", f"pass the function itself (without calling it), not {type(submission).__name__}.")
         try:
-            with seeded(0):  # a check draws no random numbers from the notebook's generator
+            with redirect_stdout(_Brief(sys.stdout)), redirect_stderr(_Brief(sys.stderr)), _own_world():
                 for given in self.inputs:
                     self._examine(submission, given)
         except NotStarted:
             return Verdict("open", "the function still returns nothing; replace the `...` and run both cells again.")
         except Mistake as mistake:
             return Verdict("wrong", str(mistake))
-        except (Exception, SystemExit) as error:  # whatever the learner's code raises is an answer too
+        except TooLong:
+            text = f"your function was stopped, since it ran for more than {self.seconds:g} seconds. "
+            return Verdict("wrong", text + "Does a loop in it never end? If it is only slow, take fewer steps.")
+        except (Exception, SystemExit, GeneratorExit) as error:  # whatever the learner's code raises is an answer too
             return Verdict("wrong", _raised(error))
         return Verdict("solved", self.praise)
 
@@ -211,7 +234,8 @@ class Exercise:
             return error
 
     def _ask(self, function: Submission, arguments: list[Any]) -> Any:
-        return self.probe(partial(ask, function), *arguments) if self.probe else ask(function, *arguments)
+        with _time_limit(self.seconds), _own_world():
+            return self.probe(partial(ask, function), *arguments) if self.probe else ask(function, *arguments)
 
     def _alike(self, answer: Any, other: Any, given: Given) -> bool:
         """Whether two answers agree in what counts; NaN agrees with NaN, so that a NaN can be matched."""
@@ -225,7 +249,7 @@ class Exercise:
         sources = [arguments[place] for place in self.gradient]
         if not answer.requires_grad:
             return torch.cat([torch.zeros_like(source).flatten() for source in sources])
-        weights = torch.linspace(1, 2, answer.numel(), dtype=answer.dtype).view_as(answer)
+        weights = torch.linspace(1, 2, answer.numel(), dtype=answer.dtype, device=answer.device).view_as(answer)
         slopes = torch.autograd.grad((weights * answer).sum(), sources, allow_unused=True, retain_graph=True)
         pairs = zip(sources, slopes, strict=True)
         return torch.cat([(torch.zeros_like(of) if slope is None else slope).flatten() for of, slope in pairs])
@@ -236,6 +260,9 @@ def ask(submission: Submission, *arguments: Any, **options: Any) -> Any:
     answer = submission(*arguments, **options)
     if answer is None or answer is ...:
         raise NotStarted
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise Mistake("`async` makes your function return a coroutine instead of its result; leave it out.")
     return answer
 
 
@@ -245,21 +272,35 @@ def as_expected(answer: Any, expected: Any) -> Any:
     Raises:
         Mistake: another type or shape than the exercise asks for.
     """
+    if inspect.isgenerator(answer):
+        raise Mistake("`yield` makes your function return a generator instead of its result; use `return`.")
     if isinstance(expected, Tensor):
         if expected.shape == () and isinstance(answer, Real):
-            answer = torch.tensor(float(answer), dtype=torch.float64)
+            answer = torch.tensor(_float(answer), dtype=torch.float64)
         if not isinstance(answer, Tensor):
             raise Mistake(f"return a tensor of shape {tuple(expected.shape)}, not {type(answer).__name__}.")
+        odd = answer.is_nested or answer.is_meta or answer.is_quantized or answer.is_complex()
+        if odd or answer.layout != torch.strided:
+            raise Mistake(f"return an ordinary tensor of real numbers, not {answer.type()}.")
+        answer = answer.cpu()
         if answer.shape != expected.shape:
             raise Mistake(f"the result has shape {tuple(answer.shape)}; it should be {tuple(expected.shape)}.")
     elif isinstance(expected, Real):
         with suppress(TypeError, ValueError, RuntimeError):  # a list, a tensor of several numbers, a function
             if not isinstance(answer, str):
-                return float(answer.item() if isinstance(answer, Tensor) else answer)
+                return _float(answer.item() if isinstance(answer, Tensor) else answer)
         raise Mistake(
             f"return one number, not {type(answer).__name__}; leave the formatting to the cell that prints it."
         )
     return answer
+
+
+def _float(number: Any) -> float:
+    """The number as Python's, where one that is too large is infinite."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def close(answer: Tensor, expected: Tensor | float, tolerance: float = 1e-5) -> bool:
@@ -277,8 +318,8 @@ def require(correct: bool, otherwise: str) -> None:
 def unchanged(after: Any, before: Any) -> bool:
     """Whether the tensors in ``after``, however deep in lists, dicts and modules, hold what those in ``before`` do."""
     if isinstance(before, Tensor):
-        same_place = isinstance(after, Tensor) and after.shape == before.shape
-        return same_place and torch.equal(after.detach().nan_to_num(), before.detach().nan_to_num())
+        same_kind = isinstance(after, Tensor) and (after.shape, after.dtype) == (before.shape, before.dtype)
+        return same_kind and torch.equal(after.detach().nan_to_num(), before.detach().nan_to_num())
     if isinstance(before, nn.Module):
         return unchanged(after.state_dict(), before.state_dict())
     if isinstance(before, Mapping):
@@ -291,7 +332,7 @@ def unchanged(after: Any, before: Any) -> bool:
 def _same(answer: Any, other: Any, tolerance: float) -> bool:
     """Whether two answers have one shape and agree within ``tolerance`` (NaN with NaN), or are the same error."""
     if isinstance(answer, Exception):
-        return type(answer) is type(other) and str(answer) == str(other)
+        return type(answer) is type(other) and _raised(answer) == _raised(other)
     if not all(isinstance(each, Tensor | Real) for each in (answer, other)):
         return False
     answer, other = (torch.as_tensor(each).detach().double() for each in (answer, other))
@@ -303,7 +344,84 @@ def _same(answer: Any, other: Any, tolerance: float) -> bool:
 
 
 def _raised(error: BaseException) -> str:
-    return f"your code raised {type(error).__name__}: {error}"
+    """The sentence about an error, of whose text the beginning is enough."""
+    text = "its text cannot be shown"
+    with suppress(Exception):  # an error of one's own may have a broken text
+        text = textwrap.shorten(str(error), 300, placeholder=" …")
+    return f"your code raised {type(error).__name__}" + (f": {text}" if text else ".")
+
+
+@contextmanager
+def _own_world() -> Iterator[None]:
+    """What Python and PyTorch start with, whatever the notebook has set; afterwards all is as the notebook had it."""
+    dtype, device, threads = torch.get_default_dtype(), _device(), torch.get_num_threads()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - notebooks use it
+    try:
+        torch.set_default_dtype(torch.float32)
+        if device.type != "cpu":
+            torch.set_default_device("cpu")
+        with seeded(0), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_default_dtype(dtype)
+        if _device() != device:
+            torch.set_default_device(device)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def _device() -> torch.device:
+    """Where a new tensor is made."""
+    return torch.empty(0).device
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise :class:`TooLong` in a block that computes for longer; where there is no timer (Windows, a thread), never.
+
+    What counts is the time in which this thread computes: neither a busy machine nor a debugger's prompt uses it up.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or not hasattr(signal, "setitimer") or (before := signal.getsignal(signal.SIGPROF)) is None:
+        yield
+        return
+    begun = time.thread_time()
+
+    def ring(*_: object) -> None:
+        if time.thread_time() - begun >= seconds:  # the timer adds up the time of all threads
+            raise TooLong
+
+    signal.signal(signal.SIGPROF, ring)
+    timer = signal.setitimer(signal.ITIMER_PROF, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, *timer)
+        # By default a late signal would end the process.
+        signal.signal(signal.SIGPROF, signal.SIG_IGN if before == signal.SIG_DFL else before)
+
+
+class _Brief(io.TextIOBase):
+    """Passes on the beginning of what a function prints, in whatever letters the terminal has."""
+
+    def __init__(self, target: TextIO | None, letters: int = 10_000) -> None:
+        self._target, self._left = target, letters if target else 0
+
+    def write(self, text: str) -> int:
+        if self._left > 0:
+            shown = text[: self._left]
+            self._left -= len(text)
+            if self._left <= 0:
+                shown += "\n… (the rest of what your function prints is left out)\n"
+            encoding = getattr(self._target, "encoding", None) or "utf-8"
+            self._target.write(shown.encode(encoding, "namereplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        if self._target:
+            self._target.flush()
 
 
 def _filled(text: str, answer: Any, expected: Any) -> str:

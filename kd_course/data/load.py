@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
+from kd_course._terminal import say
+from kd_course._validation import whole
 from kd_course.data.digits import read_digits
 from kd_course.data.mnist import DataError, find_mnist, read_mnist
 from kd_course.data.split import Split
+from kd_course.runtime import setting
 
 SPLIT_SEED = 2015  # the one seed of the train/validation division; the year of Hinton's paper
 
@@ -52,25 +54,29 @@ def load_data(name: str | None = None, *, validation_size: int | None = None) ->
 
     Raises:
         DataError: ``"mnist"`` was demanded and is not available, or ``$KD_COURSE_DATA`` is set and not usable.
+        TypeError: ``name`` is no text, or ``validation_size`` no whole number.
         ValueError: ``name`` or ``validation_size`` is out of range.
     """
-    name = (name or os.environ.get("KD_COURSE_DATASET") or "auto").lower()
+    if not isinstance(name, str | None):
+        raise TypeError(f"name must be 'auto', 'mnist' or 'digits', not {name!r}")
+    wanted = name or setting("KD_COURSE_DATASET") or "auto"
+    name = wanted.strip().lower()
     if name not in ("auto", "mnist", "digits"):
-        raise ValueError(f"unknown data set {name!r}; choose 'auto', 'mnist' or 'digits', also in KD_COURSE_DATASET")
+        raise ValueError(f"unknown data set {wanted!r}; choose 'auto', 'mnist' or 'digits', also in KD_COURSE_DATASET")
     if name == "digits":
         return _digits("UCI digits, resized to 28×28", validation_size)
     try:
         return _mnist(validation_size)
     except DataError as error:
-        if name == "mnist" or os.environ.get("KD_COURSE_DATA"):
+        if name == "mnist" or setting("KD_COURSE_DATA"):
             raise
-        print(f"MNIST is not here ({error}), so this run uses the 1,797 UCI digits instead; every idea works the same.")
+        say(f"MNIST is not here ({error}), so this run uses the 1,797 UCI digits instead; every idea works the same.")
         return _digits("UCI digits, resized to 28×28, in MNIST's place", validation_size)
 
 
 def _mnist(validation_size: int | None) -> Data:
     files = read_mnist(find_mnist())
-    place = "the folder in KD_COURSE_DATA" if os.environ.get("KD_COURSE_DATA") else "this computer"
+    place = "the folder in KD_COURSE_DATA" if setting("KD_COURSE_DATA") else "this computer"
     train, validation = _divide(files["train"], 5_000 if validation_size is None else validation_size)
     return Data("mnist", f"read from {place}", train, validation, files["test"])
 
@@ -83,6 +89,7 @@ def _digits(source: str, validation_size: int | None) -> Data:
 
 def _divide(split: Split, held_out: int) -> tuple[Split, Split]:
     """Two parts by one fixed random permutation, each in file order: the rest, and ``held_out`` samples."""
+    held_out = whole(held_out, "validation_size, which counts samples,", least=None)
     if not 0 <= held_out < len(split):
         raise ValueError(f"cannot hold {held_out:,} of {len(split):,} samples out; choose 0 to {len(split) - 1:,}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SPLIT_SEED))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 import os
 import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kd_course.data.split import Split
-from kd_course.runtime import download_folder
+from kd_course.runtime import download_folder, setting
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -49,25 +51,30 @@ class DataError(RuntimeError):
 def find_mnist() -> Path:
     """The folder that holds MNIST's four files, intact; they are downloaded where there are none.
 
+    They may be packed (``.gz``) and have the names that Kaggle gave them (``train-images.idx3-ubyte``).
+
     Raises:
         DataError: there is none and none can be downloaded, or ``$KD_COURSE_DATA`` is set and not usable.
     """
-    if wanted := os.environ.get("KD_COURSE_DATA"):
-        raw = _raw_folder(Path(wanted))
+    if wanted := setting("KD_COURSE_DATA"):
+        raw = _raw_folder(Path(os.path.expanduser(wanted)))  # noqa: PTH111 (Path's own raises for an unknown ~name)
         if faults := _faults(raw):
+            named = wanted if len(wanted) <= 200 else f"{wanted[:80]}… ({len(wanted):,} letters)"
+            there = any(_is_file(_located(raw, file)) for file in MNIST_SHA256)
+            found = "; ".join(faults.values()) if there else "none of the files is in it, nor in MNIST/raw below it"
             raise DataError(
-                f"KD_COURSE_DATA={wanted} has no usable MNIST: {'; '.join(faults.values())}. "
-                f"Put the four IDX files in {raw}, or unset KD_COURSE_DATA"
+                f"KD_COURSE_DATA={named} has no usable MNIST: {found}. "
+                f"Name the folder that holds {', '.join(MNIST_SHA256)}, or unset KD_COURSE_DATA"
             )
         return raw
     raw = _raw_folder(download_folder())
     faults = _faults(raw)
     if not faults:
         return raw
-    if damaged := [fault for file, fault in faults.items() if (raw / file).is_file()]:
+    if damaged := [fault for file, fault in faults.items() if _is_file(_located(raw, file))]:
         warnings.warn(f"Not using damaged MNIST files: {'; '.join(damaged)}. Fetching them again.", stacklevel=4)
     try:
-        return _download(raw)
+        return _download(download_folder() / "MNIST" / "raw")
     except ImportError as error:
         raise DataError(f"MNIST is downloaded with pooch and requests ({error}); pip install pooch requests") from error
 
@@ -80,40 +87,78 @@ def read_mnist(raw: Path) -> dict[str, Split]:
     """
     splits = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
-        images = _read_idx(raw / f"{prefix}-images-idx3-ubyte", 28, 28)[:, None]
-        labels = _read_idx(raw / f"{prefix}-labels-idx1-ubyte").long()
+        images = _read_idx(_located(raw, f"{prefix}-images-idx3-ubyte"), 28, 28)[:, None]
+        labels = _read_idx(_located(raw, f"{prefix}-labels-idx1-ubyte")).long()
         splits[part] = Split(images, labels, torch.arange(len(labels)), f"mnist/{part}")
     return splits
 
 
 def _raw_folder(root: Path) -> Path:
-    """torchvision's layout: ``root/MNIST/raw``; the folder with the files itself is welcome too."""
-    return root if (root / "train-images-idx3-ubyte").is_file() else root / "MNIST" / "raw"
+    """The folder with most of the files: torchvision's ``root/MNIST/raw``, its end, or one file's own folder."""
+    folders = (root / "MNIST" / "raw", root / "raw", root, root.parent if _is_file(root) else root)
+    return max(folders, key=lambda folder: sum(_is_file(_located(folder, file)) for file in MNIST_SHA256))
+
+
+def _located(raw: Path, file: str) -> Path:
+    """The path of a file in ``raw``, under any of the names it goes by; its proper one if it is not there."""
+    names = (f"{name}{packed}" for packed in ("", ".gz") for name in (file, file.replace("-idx", ".idx")))
+    return next((raw / name for name in names if _is_file(raw / name)), raw / file)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that nobody may look into
+        return False
 
 
 def _faults(raw: Path) -> dict[str, str]:
     """What is wrong with the MNIST files in ``raw``: a sentence for each file that is not as it should be."""
     faults = {}
     for file, expected in MNIST_SHA256.items():
-        path = raw / file
-        if not path.is_file():
+        path = _located(raw, file)
+        if not _is_file(path):
             faults[file] = f"{path} is missing"
-        elif _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) != expected:
-            faults[file] = f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes, SHA-256 differs)"
+            continue
+        try:
+            if _sha256(path, *_version(path)) != expected:
+                faults[file] = f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes, SHA-256 differs)"
+        except (OSError, EOFError, zlib.error) as error:
+            faults[file] = f"{path} cannot be read ({error})"
     return faults
 
 
+def _version(path: Path) -> tuple[int, ...]:
+    """Numbers that change with the content of a file: when it was written, and how long it is.
+
+    The clocks of file systems are coarse, so a file that was just written may soon be another one of the same age; its
+    version is never the same.
+    """
+    state = path.stat()
+    young = time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < 2_000_000_000
+    return state.st_mtime_ns, state.st_ctime_ns, state.st_size, time.monotonic_ns() if young else 0
+
+
 @lru_cache(maxsize=64)
-def _sha256(path: Path, modified: int, size: int) -> str:
-    """SHA-256 of a file, computed once per version of it (``modified`` and ``size`` are the cache's key)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, *version: int) -> str:
+    """SHA-256 of a file's unpacked content, computed once per version of it."""
+    return hashlib.sha256(_unpacked(path)).hexdigest()
+
+
+def _unpacked(path: Path) -> np.ndarray:
+    """The bytes of a file, unpacked if it is a ``.gz``, in memory that nobody else has."""
+    if path.suffix != ".gz":
+        return np.fromfile(path, np.uint8)
+    with gzip.open(path) as file:
+        return np.frombuffer(bytearray(file.read()), np.uint8)
 
 
 def _read_idx(path: Path, *shape: int) -> Tensor:
     """The uint8 samples (N, *shape) of an IDX file: first type, N and shape as big-endian int32, then the bytes."""
-    header = np.fromfile(path, ">i4", count=2 + len(shape)).tolist()
-    values = np.fromfile(path, np.uint8, offset=4 * len(header))
+    content = _unpacked(path)
+    start = 4 * (2 + len(shape))
+    header = [int.from_bytes(content[at : at + 4].tobytes(), "big") for at in range(0, start, 4)]
+    values = content[start:]
     samples, rest = divmod(values.size, math.prod(shape))
     if rest or header != [0x0801 + len(shape), samples, *shape]:  # 08: unsigned bytes; then the number of dimensions
         raise DataError(f"{path} is not the MNIST file it is named after: {values.size:,} bytes follow header {header}")
@@ -144,7 +189,7 @@ def _download(raw: Path) -> Path:
                 return raw
             except (OSError, ValueError) as error:  # a broken connection, a full disk; another checksum
                 faults.append(f"{mirror}: {' '.join(str(error).split())}")
-    failed = f"downloading MNIST failed: {'; '.join(faults)}"
+    failed = f"downloading MNIST failed: {'; '.join(faults)}; it would be kept in {raw}"
     raise DataError(failed if faults else "no MNIST files on this machine and no download server answers")
 
 

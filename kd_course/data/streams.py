@@ -1,10 +1,213 @@
-"""What happens to images on their way into a batch."""
+"""What else than a split a network is trained on: views of images, labelled samples beside a pool, noise.
+
+:func:`~kd_course.training.fit` takes whatever keeps the protocol :class:`Batches`.
+"""
 
 from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from kd_course._validation import whole
+from kd_course.data.split import Batch, Split
+
+
+class Batches(Protocol):
+    """What a training asks of its samples. An epoch has ``len() / batch_size`` batches, rounded up."""
+
+    origin: str
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """One epoch, as :meth:`kd_course.data.Split.batches`; the seed decides the order and all that is drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Augmented:
+    """A split whose images are changed anew whenever they are handed out.
+
+    A teacher's table is about the images as they were, so it is refused: let the objective run the teacher on the very
+    batch, with :class:`~kd_course.inference.Teacher`. Random changes draw from the generators that
+    :func:`~kd_course.training.fit` seeds.
+
+    Args:
+        split: samples with images and without a teacher's tables.
+        transform: from images (B, C, H, W), float32, to as many images, or to several views by name, which become
+            inputs of the batch.
+        per_image: call ``transform`` with one image (C, H, W) at a time. Transforms of torchvision need that, since
+            they change a whole batch in one way.
+
+    Raises:
+        ValueError: the split carries a teacher's table.
+
+    >>> split = Split.from_arrays(torch.zeros(3, 1, 28, 28, dtype=torch.uint8))
+    >>> [batch.images.shape for batch in Augmented(split, jitter).batches(2)]
+    [torch.Size([2, 1, 28, 28]), torch.Size([1, 1, 28, 28])]
+    """
+
+    split: Split
+    transform: Callable[[Tensor], Tensor | Mapping[str, Tensor]]
+    per_image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.split.teacher:
+            raise ValueError(
+                f"the teacher's tables ({', '.join(self.split.teacher)}) are about the images before they are changed; "
+                "take the split without with_teacher, and run a Teacher on batch.images in the objective"
+            )
+
+    @property
+    def origin(self) -> str:
+        """The source of the samples."""
+        return self.split.origin
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, batch_size: int, **options: object) -> Iterator[Batch]:
+        """The batches of the split, with changed images; the options are those of :meth:`Split.batches`."""
+        for batch in self.split.batches(batch_size, **options):
+            views = _stacked(map(self.transform, batch.images)) if self.per_image else self.transform(batch.images)
+            views = views if isinstance(views, Mapping) else {"images": views}
+            for name, view in views.items():
+                if not isinstance(view, Tensor) or view.shape[:1] != (len(batch),):
+                    given = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
+                    raise ValueError(
+                        f"the transform made {given} of {len(batch)} images ({name!r}); it must return one each, (B, …)"
+                    )
+            yield replace(batch, inputs={**batch.inputs, **views})
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """Labelled samples, and in ``batch.unlabelled`` samples of a pool whose labels nobody needs.
+
+    An epoch is one pass over the one that lasts longer; the other starts again, in a new order, as often as needed.
+    Labelled batches come in the order that the labelled samples have alone, so that a method and its baseline can be
+    compared in pairs.
+
+    Args:
+        labelled: any stream of labelled samples.
+        pool: any stream; its labels, if there are any, are taken away.
+        ratio: samples of the pool for each labelled one in a batch.
+
+    Raises:
+        ValueError: one of the two is empty, or ``ratio`` is below 1.
+    """
+
+    labelled: Batches
+    pool: Batches
+    ratio: int = 1
+
+    def __post_init__(self) -> None:
+        whole(self.ratio, "ratio", least=1)
+        if not len(self.labelled) or not len(self.pool):
+            raise ValueError(f"{self.labelled!r} and {self.pool!r} must both have samples")
+
+    @property
+    def origin(self) -> str:
+        """The sources of both."""
+        return f"{self.labelled.origin} + {self.pool.origin}"
+
+    def __len__(self) -> int:
+        return max(len(self.labelled), -(-len(self.pool) // self.ratio))
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Batches of ``batch_size`` labelled samples, with ``ratio`` times as many unlabelled ones beside them."""
+        whole(batch_size, "batch_size", least=1)
+        steps = len(self) // batch_size if drop_last else -(-len(self) // batch_size)
+        # The pool's own order: with the same one, two splits of one length would always pair the same rows.
+        pool_seed = None if shuffle_seed is None else random.Random(shuffle_seed).getrandbits(62)
+        labelled = _endless(self.labelled, batch_size, shuffle_seed, device, drop_last)
+        pool = _endless(self.pool, batch_size * self.ratio, pool_seed, device, drop_last)
+        for _, batch, beside in zip(range(steps), labelled, pool, strict=False):
+            yield replace(batch, unlabelled=replace(beside, labels=None))
+
+
+def _endless(
+    stream: Batches, batch_size: int, seed: int | None, device: torch.device | str, drop_last: bool
+) -> Iterator[Batch]:
+    """A stream again and again, shuffled by ``seed`` the first time; all it has, if that is less than a batch."""
+    later = random.Random(seed)
+    drop_last = drop_last and len(stream) >= batch_size
+    while True:
+        yield from stream.batches(batch_size, shuffle_seed=seed, device=device, drop_last=drop_last)
+        seed = None if seed is None else later.getrandbits(62)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard normal numbers for a generator, drawn anew in every epoch: no images, no labels.
+
+    They are drawn on the CPU and moved, so that every device is given the same ones.
+
+    Args:
+        count: vectors in an epoch.
+        shape: the shape of one, such as ``(32,)``.
+        name: the input's name in ``batch.inputs``.
+    """
+
+    count: int
+    shape: Sequence[int]
+    name: str = "noise"
+
+    def __post_init__(self) -> None:
+        whole(self.count, "count", least=1)
+        shape = [self.shape] if isinstance(self.shape, int) else self.shape
+        object.__setattr__(self, "shape", tuple(whole(side, "a side of shape", least=1) for side in shape))
+
+    @property
+    def origin(self) -> str:
+        """What it is, instead of a source."""
+        return "noise"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Batches whose numbers ``shuffle_seed`` decides; without one, always the same."""
+        generator = torch.Generator().manual_seed(shuffle_seed or 0)
+        for indices in torch.arange(self.count).split(whole(batch_size, "batch_size", least=1)):
+            if len(indices) == batch_size or not drop_last:
+                noise = torch.randn(len(indices), *self.shape, generator=generator)
+                yield Batch({self.name: noise.to(device)}, None, indices.to(device))
+
+
+def _stacked(views: Iterator[Tensor | Mapping[str, Tensor]]) -> Tensor | dict[str, Tensor]:
+    """Single images, or single sets of views, as one."""
+    views = list(views)
+    if isinstance(views[0], Mapping):
+        return {name: torch.stack([view[name] for view in views]) for name in views[0]}
+    return torch.stack(views)
 
 
 def jitter(images: Tensor, pixels: int = 2) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import NamedTuple
 
 from torch import Tensor
 
-from kd_course._validation import one_label_each
+from kd_course._validation import finite_numbers, judged
 
 __all__ = ["Interval", "McNemar", "holm", "mcnemar", "mean_interval", "paired_difference"]
 
@@ -53,14 +54,18 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
         confidence: the chance that the interval covers the true mean.
 
     Raises:
-        ValueError: there are fewer than two values, which have no spread.
+        ValueError: there are fewer than two values, which have no spread, one is not finite, or ``confidence`` is not
+            between 0 and 1.
+        TypeError: the values are not numbers.
 
     >>> f"{mean_interval([10.0, 12.0, 14.0]):.2f}"
     '12.00 ± 4.97'
     """
     from scipy.stats import t
 
-    values = [float(value) for value in values]
+    if not (isinstance(confidence, Real) and 0 < confidence < 1):
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence!r}; for 95 % pass 0.95")
+    values = finite_numbers(values, "values")
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval needs two seeds or more, not {n}; run the experiment again with other seeds")
@@ -82,11 +87,13 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, confid
         confidence: the chance that the interval covers the true difference.
 
     Raises:
-        ValueError: the two have different lengths, or there are fewer than two pairs.
+        ValueError: the two have different lengths, or :func:`mean_interval` refuses the differences.
+        TypeError: the values are not numbers.
 
     >>> paired_difference([10, 20, 30], [8, 18, 28]).excludes_zero()
     True
     """
+    first, second = finite_numbers(first, "the first values"), finite_numbers(second, "the second values")
     if len(first) != len(second):
         raise ValueError(f"pairs need equal lengths, not {len(first)} and {len(second)}; use the same seeds for both")
     return mean_interval([a - b for a, b in zip(first, second, strict=True)], confidence=confidence)
@@ -110,12 +117,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Raises:
         ValueError: a p-value is outside [0, 1].
+        TypeError: the p-values are not numbers.
 
     >>> holm([0.04, 0.01, 0.03])
     [0.06, 0.03, 0.06]
     """
+    p_values = finite_numbers(p_values, "p-values")
     if any(not 0 <= p <= 1 for p in p_values):
-        raise ValueError(f"p-values must lie between 0 and 1, not {list(p_values)}")
+        raise ValueError(f"p-values must lie between 0 and 1, not {p_values}")
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
@@ -132,12 +141,14 @@ def mcnemar(first_logits: Tensor, second_logits: Tensor, labels: Tensor) -> McNe
     Reference: McNemar 1947, *Psychometrika* 12, 153-157.
 
     Raises:
-        ValueError: logits and labels do not fit each other, or N is 0.
+        ValueError: logits cannot be judged by the labels; see :mod:`~kd_course.evaluation.metrics`.
+        TypeError: these are no tensors of logits and labels.
     """
     from scipy.stats import binomtest
 
-    first_right = one_label_each(first_logits, labels).argmax(1) == labels
-    second_right = one_label_each(second_logits, labels).argmax(1) == labels
+    first, classes = judged(first_logits, labels, "first logits")
+    second, _ = judged(second_logits, labels, "second logits")
+    first_right, second_right = first.argmax(1) == classes, second.argmax(1) == classes
     only_first, only_second = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
     discordant = only_first + only_second
     p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0

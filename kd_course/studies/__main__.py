@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kd_course._terminal import say
+from kd_course.memo import writable
 from kd_course.runtime import available_cores
 from kd_course.studies import STUDIES, run, study
 
@@ -18,11 +20,21 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to write (default: data/results of the clone)")
     options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in STUDIES]:  # before the first one runs for hours
+        parser.error(f"there is no study {', '.join(map(repr, unknown))}; there are: {', '.join(STUDIES)}")
+    for what in ("seeds", "workers"):
+        if getattr(options, what) < 1:
+            parser.error(f"--{what} must be 1 or more, not {getattr(options, what)}")
+    if options.folder is not None:
+        try:
+            options.folder = writable(options.folder)
+        except ValueError as error:
+            parser.error(f"--folder: {error}")
     for name in options.names or STUDIES:
         chosen = study(name, fast=options.fast)
-        print(f"{name}: {chosen.question}", flush=True)
+        say(f"{name}: {chosen.question}")
         runs = run(name, seeds=options.seeds, fast=options.fast, workers=options.workers, folder=options.folder)
-        print(chosen.table(runs).to_string() if options.seeds > 1 else runs.to_string(), "\n", flush=True)
+        say((chosen.table(runs) if options.seeds > 1 else runs).to_string() + "\n")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ def select(runs: pd.DataFrame, columns: Selection) -> pd.DataFrame:
     return found
 
 
+BETTER = dict.fromkeys(("errors", "disagreement", "nll", "ece", "brier", "kl_to_teacher", "seconds"), "lower")
+BETTER |= dict.fromkeys(("accuracy", "macro_f1", "agreement"), "higher")
+"""Which is better, a lower or a higher number, in the metrics of the course."""
+
+
 def by_seed(runs: pd.DataFrame, metric: str, columns: Selection) -> pd.Series:
     """The numbers of one recipe, in the order of their seeds.
 
@@ -57,8 +62,10 @@ def by_seed(runs: pd.DataFrame, metric: str, columns: Selection) -> pd.Series:
         columns: which recipe; see :data:`Selection`.
 
     Raises:
-        ValueError: these columns belong to no recipe, or to several.
+        ValueError: no such metric, or columns that belong to no recipe or to several.
     """
+    if metric not in runs:
+        raise ValueError(f"no column {metric!r} in these runs; there are: {list(runs)}")
     found = select(runs, columns)
     if found["recipe"].nunique() > 1:
         raise ValueError(f"{dict(columns)} are the columns of several recipes: {sorted(set(found['recipe']))}")
@@ -86,19 +93,26 @@ def paired(first: pd.Series, second: pd.Series) -> Interval:
     return paired_difference(first, second)
 
 
-def improvement(runs: pd.DataFrame, metric: str, *, method: Selection, baseline: Selection) -> Interval:
-    """How much smaller ``metric`` is with one recipe than with another, paired by seed; positive is better.
+def improvement(
+    runs: pd.DataFrame, metric: str, *, method: Selection, baseline: Selection, better: str | None = None
+) -> Interval:
+    """How much better ``metric`` is with one recipe than with another, paired by seed; positive is better.
 
     Args:
         runs: from :func:`kd_course.studies.results`.
-        metric: a column in which less is better.
+        metric: the column of the numbers.
         method: the columns of one recipe.
         baseline: the columns of the other.
+        better: "lower" or "higher"; if None, what :data:`BETTER` says of this metric.
 
     Raises:
-        ValueError: columns of no recipe or of several, or two recipes that ran with different seeds.
+        ValueError: a metric of which nobody says which way is better, columns of no recipe or of several, or two
+            recipes that ran with different seeds.
     """
-    return paired(by_seed(runs, metric, baseline), by_seed(runs, metric, method))
+    if (better := better or BETTER.get(metric)) not in ("lower", "higher"):
+        raise ValueError(f"say whether a lower or a higher {metric!r} is better, with better='lower' or 'higher'")
+    method, baseline = by_seed(runs, metric, method), by_seed(runs, metric, baseline)
+    return paired(baseline, method) if better == "lower" else paired(method, baseline)
 
 
 @dataclass(frozen=True, kw_only=True)

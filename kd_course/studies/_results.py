@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
-import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from kd_course.comparison import compare
-from kd_course.memo import fingerprint
+from kd_course.memo import fingerprint, read_sealed, writable, write_sealed
 from kd_course.runtime import shipped, threads
 from kd_course.studies._study import Study
 
@@ -38,8 +38,7 @@ def study(name: str, *, fast: bool = False) -> Study:
     Raises:
         ValueError: no study of this name.
     """
-    if name not in STUDIES:
-        raise ValueError(f"no study {name!r}; there are: {', '.join(STUDIES)}")
+    _check_name(name)
     return importlib.import_module(f"{__package__}.{name}").study(fast=fast)
 
 
@@ -67,15 +66,16 @@ def run(
         progress: show a bar.
 
     Raises:
-        ValueError: no such study, no seeds, fewer seeds than the result file has, or a study that is not ``fast`` on
-            data other than MNIST.
+        ValueError: no such study, no whole number of seeds or workers above 0, fewer seeds than the result file has, a
+            damaged file, a folder that cannot be written, or a study that is not ``fast`` on data other than MNIST.
     """
     chosen = study(name, fast=fast)
-    if seeds < 1 or workers < 1:
-        raise ValueError(f"seeds and workers must be 1 or more, not {seeds} and {workers}")
-    folder = Path(folder) if folder else shipped("results", *([".fast"] if fast else []))
+    for what, value in {"seeds": seeds, "workers": workers}.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{what} must be a whole number, 1 or more, not {value!r}")
+    folder = Path(folder).expanduser() if folder else shipped("results", *([".fast"] if fast else []))
     path = folder / f"{name}.json"
-    before = _read(name, folder) if path.is_file() else {}
+    before = _read(name, folder) if path.exists() else {}
     if seeds < (measured := len(before.get("seeds", []))):
         raise ValueError(
             f"{path} has {measured} seeds and would lose some with {seeds}: ask for {measured} or more, or delete it"
@@ -87,7 +87,7 @@ def run(
             f"the studies are about MNIST, and this is {data.name!r} ({data.source}); "
             "set KD_COURSE_DATA to the folder that holds MNIST/raw, or try the study out with fast=True (make: FAST=1)"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder)
     again = partial(_compare, name, seeds=seeds, fast=fast, folder=folder)
     with _helpers(again, workers - 1), threads(1):
         runs = compare(chosen.recipes, data, seeds=range(seeds), cache=folder / ".runs" / name, progress=progress)
@@ -127,6 +127,7 @@ def results(name: str, *, folder: Path | None = None) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: the study has not been run; the message names the command that does it.
+        ValueError: no such study, or a file that is not as it was written; the message says how to get it back.
     """
     import pandas as pd
 
@@ -145,6 +146,7 @@ def about(name: str, *, folder: Path | None = None) -> dict:
 
     Raises:
         FileNotFoundError: the study has not been run.
+        ValueError: no such study, or a file that is not as it was written.
     """
     return {key: value for key, value in _read(name, folder).items() if key != "runs"}
 
@@ -171,7 +173,7 @@ def with_columns(run: dict, chosen: Study) -> dict:
 
 
 def write(path: Path, header: dict, rows: list[dict]) -> None:
-    """Write a result file, one line per entry and per run, so that a change is easy to see.
+    """Write a result file, one line per entry and per run, so that a change is easy to see, with a checksum of it all.
 
     The file is whole at every moment.
 
@@ -180,11 +182,12 @@ def write(path: Path, header: dict, rows: list[dict]) -> None:
         header: where the runs come from.
         rows: the runs.
     """
-    lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
+    lines = [
+        f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in (header | {"checksum": ""}).items()
+    ]
     runs = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text("{\n" + ",\n".join([*lines, ' "runs": [\n' + runs + "\n ]"]) + "\n}\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_sealed(path, "{\n" + ",\n".join([*lines, ' "runs": [\n' + runs + "\n ]"]) + "\n}\n")
 
 
 @contextmanager
@@ -220,8 +223,20 @@ def _compare(name: str, *, seeds: int, fast: bool, folder: Path) -> None:
         compare(chosen.recipes, chosen.load(), seeds=range(seeds), cache=folder / ".runs" / name, progress=False)
 
 
+def _check_name(name: str) -> None:
+    if name not in STUDIES:
+        raise ValueError(f"no study {name!r}; there are: {', '.join(STUDIES)}")
+
+
 def _read(name: str, folder: Path | None) -> dict:
-    path = (Path(folder) if folder else shipped("results")) / f"{name}.json"
-    if not path.is_file():
+    _check_name(name)
+    path = (Path(folder).expanduser() if folder else shipped("results")) / f"{name}.json"
+    if not path.exists():
         raise FileNotFoundError(f"{path} is not there: run the study with 'make studies STUDY={name}'")
-    return json.loads(path.read_text(encoding="utf-8"))
+    fix = (
+        f"restore it with 'git checkout -- {path}', reinstall the course, or run 'make studies STUDY={name}' without it"
+    )
+    content = read_sealed(path, fix=fix)
+    if content.get("study") != name or not content.get("runs"):
+        raise ValueError(f"{path} is not a readable result (it has no runs of the study {name!r}); {fix}")
+    return content

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import pkgutil
+import random
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -128,6 +134,170 @@ def test_an_interrupt_is_not_swallowed():
 
     with pytest.raises(KeyboardInterrupt):
         double(endless)
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+class Numeric(Exception):
+    def __str__(self) -> int:
+        return 5
+
+
+def fail(error: BaseException) -> Callable:
+    def submission(x: float) -> float:
+        raise error
+
+    return submission
+
+
+def endless_recursion(x: float) -> float:
+    return endless_recursion(x) + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Mute(), "your code raised Mute: its text cannot be shown"),
+        (Numeric(), "your code raised Numeric: its text cannot be shown"),
+        (AssertionError(), "your code raised AssertionError."),
+        (GeneratorExit(), "your code raised GeneratorExit."),
+        (SystemExit(3), "your code raised SystemExit: 3"),
+        (
+            ExceptionGroup("two", [ValueError("a"), KeyError("b")]),
+            "your code raised ExceptionGroup: two (2 sub-exceptions)",
+        ),
+        (ValueError("one\n\n  two"), "your code raised ValueError: one two"),
+        (ValueError(" ".join(["word"] * 10_000)), "your code raised ValueError: " + "word " * 59 + "…"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_becomes_one_sentence_whatever_it_is(error: BaseException, says: str):
+    assert double(fail(error)) == Verdict("wrong", says)
+
+
+def test_a_mistake_that_raises_an_error_without_text_is_matched():
+    assert verdict_of(fail(Mute()), of=(1.0,), mistakes={"mute.": fail(Mute())}).message == "mute."
+
+
+def test_a_recursion_without_end_is_an_error():
+    assert double(endless_recursion).message.startswith("your code raised RecursionError: maximum recursion depth")
+
+
+def forever(x: float) -> float:
+    while True:
+        pass
+
+
+def forever_and_careless(x: float) -> float:
+    while True:
+        try:
+            forever(x)
+        except Exception:
+            continue
+
+
+can_stop = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this platform has no timer")
+
+
+@can_stop
+@pytest.mark.parametrize("attempt", [forever, forever_and_careless])
+@pytest.mark.parametrize("probe", [None, lambda function, x: function(x)])
+def test_an_attempt_that_loops_forever_is_stopped(attempt: Callable, probe: Callable | None):
+    verdict = verdict_of(attempt, of=(1.0,), seconds=0.05, probe=probe)
+    assert verdict.state == "wrong"
+    assert verdict.message.startswith("your function was stopped, since it ran for more than 0.05 seconds. Does a loop")
+    assert verdict_of(lambda x: 2 * x, of=(1.0,), seconds=0.05)
+
+
+@can_stop
+def test_only_time_that_is_computed_counts():
+    """A machine that is busy, or a debugger that waits for its user, uses up nothing."""
+
+    def patient(x: float) -> float:
+        time.sleep(0.3)
+        return 2 * x
+
+    assert verdict_of(patient, of=(1.0,), seconds=0.1)
+
+
+@can_stop
+def test_a_check_leaves_no_timer_and_no_handler():
+    seen = []
+    before = signal.signal(signal.SIGPROF, lambda *_: seen.append(1))
+    own = signal.getsignal(signal.SIGPROF)
+    try:
+        signal.setitimer(signal.ITIMER_PROF, 1000, 500)
+        assert not verdict_of(forever, of=(1.0,), seconds=0.05)
+        assert signal.getsignal(signal.SIGPROF) is own
+        left, interval = signal.setitimer(signal.ITIMER_PROF, 0)
+        assert 990 < left <= 1000 and interval == 500 and not seen
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        assert double(lambda x: 2 * x)
+        assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+        signal.raise_signal(signal.SIGPROF)  # one that comes late must not end the process
+    finally:
+        signal.signal(signal.SIGPROF, before)
+
+
+def test_a_check_works_in_a_thread_that_knows_no_signals():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(double, lambda x: 2 * x).result()
+        assert pool.submit(double, lambda x: x * x).result().message.startswith("this squares")
+
+
+def test_an_interrupt_while_a_loop_runs_is_not_swallowed():
+    """What Ctrl-C and the stop button of a notebook send."""
+
+    def interrupted(x: float) -> float:
+        signal.raise_signal(signal.SIGINT)
+        return forever(x)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            double(interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_of_much_that_is_printed_the_beginning_is_shown(capsys: pytest.CaptureFixture):
+    def talkative(x: float) -> float:
+        for number in range(100_000):
+            print("line", number)
+            print("line", number, file=sys.stderr)
+        return 2 * x
+
+    assert double(talkative)
+    for text in capsys.readouterr():
+        assert text.startswith("line 0\nline 1\n")
+        assert text.endswith("\n… (the rest of what your function prints is left out)\n")
+        assert len(text) < 11_000
+
+
+def test_what_an_attempt_prints_is_shown(capsys: pytest.CaptureFixture):
+    assert double(lambda x: print("x =", x, flush=True) or 2 * x)
+    assert capsys.readouterr().out == "x = 3.0\nx = -1.0\n"
+
+
+def test_printing_never_fails(monkeypatch: pytest.MonkeyPatch):
+    """On a terminal that knows ASCII alone, one that is closed by the attempt, and where there is none."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert double(lambda x: print("α × 2") or 2 * x)
+    print(Verdict("wrong", "α is flipped."))
+    terminal.flush()
+    assert terminal.buffer.getvalue().decode().splitlines()[-2:] == [
+        r"\N{GREEK SMALL LETTER ALPHA} \N{MULTIPLICATION SIGN} 2",
+        r"\N{CROSS MARK} Not yet: \N{GREEK SMALL LETTER ALPHA} is flipped.",
+    ]
+    assert double(lambda x: sys.stdout.close() or 2 * x)
+    assert sys.stdout is terminal and not terminal.closed
+    monkeypatch.setattr(sys, "stdout", None)
+    assert double(lambda x: print("nowhere", flush=True) or 2 * x)
+    assert repr(Verdict("solved", "yes.")) == "✅ Solved: yes."
 
 
 def test_an_exercise_shows_its_task():
@@ -294,6 +464,12 @@ def test_a_number_counts_as_a_scalar_tensor(number: object):
         (torch.zeros(2), 1.0, "one number, not Tensor"),
         ("1", 1.0, "one number, not str"),
         (abs, 1.0, "one number, not builtin_function_or_method"),
+        ((number for number in [1.0]), 1.0, "`yield` makes your function return a generator"),
+        ((number for number in [1.0]), torch.zeros(1), "`yield` makes your function return a generator"),
+        (torch.eye(2).to_sparse(), torch.zeros(2, 2), "an ordinary tensor of real numbers, not torch.sparse"),
+        (torch.zeros(2, device="meta"), torch.zeros(2), "an ordinary tensor of real numbers"),
+        (torch.zeros(2) * 1j, torch.zeros(2), "an ordinary tensor of real numbers, not torch.ComplexFloatTensor"),
+        (1j, 1.0, "one number, not complex"),
     ],
 )
 def test_another_type_or_shape_is_named(answer: object, expected: object, says: str):
@@ -348,6 +524,7 @@ def test_unchanged_looks_into_lists_and_dicts():
     assert not unchanged({"a": [torch.tensor([1.0, math.nan])], "b": (torch.tensor(True),)}, before)
     assert not unchanged({"a": before["a"]}, before)
     assert not unchanged([torch.zeros(2, 1)], [torch.zeros(2)])
+    assert not unchanged([torch.zeros(2).double()], [torch.zeros(2)])
 
 
 def test_unchanged_looks_into_modules():
@@ -446,6 +623,76 @@ def test_no_submission_spoils_an_exercise_for_the_next_one(exercise: Exercise):
     if overwritten and exercise.probe is None:  # a probe may pass on a copy
         assert verdict.message == OVERWRITTEN
     assert exercise(exercise.solution)
+
+
+WORLDS = {
+    "no gradients": (torch.is_grad_enabled, partial(torch.set_grad_enabled, False), torch.set_grad_enabled),
+    "double": (torch.get_default_dtype, partial(torch.set_default_dtype, torch.float64), torch.set_default_dtype),
+    "half": (torch.get_default_dtype, partial(torch.set_default_dtype, torch.float16), torch.set_default_dtype),
+    "another device": (
+        torch.get_default_device,
+        partial(torch.set_default_device, "meta"),
+        lambda device: torch.set_default_device(None if device.type == "cpu" else device),
+    ),
+    "threads": (torch.get_num_threads, partial(torch.set_num_threads, 3), torch.set_num_threads),
+    "seeds": (torch.get_rng_state, partial(torch.manual_seed, 5), torch.set_rng_state),
+    "seeds of numpy": (lambda: np.random.get_state()[1], partial(np.random.seed, 5), lambda _: None),
+    "seeds of Python": (random.getstate, partial(random.seed, 5), random.setstate),
+}
+"""What an attempt, or the notebook, may set for everything: how to read it, to change it, and to put it back."""
+
+
+def same(one: Any, other: Any) -> bool:
+    return bool((one == other).all()) if isinstance(one, Tensor | np.ndarray) else one == other
+
+
+@every_exercise
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_attempt_changes_nothing_for_the_notebook(exercise: Exercise, world: str):
+    read, change, restore = WORLDS[world]
+    before = copy.deepcopy(read())
+
+    def careless(*arguments: Any) -> Any:
+        answer = exercise.solution(*arguments)
+        change()
+        return answer
+
+    try:
+        verdict, after = exercise(careless), read()
+    finally:
+        restore(before)
+    assert verdict, verdict
+    assert same(before, after)
+
+
+@every_exercise
+@pytest.mark.parametrize("world", ["no gradients", "double", "half", "another device", "inference", "autocast"])
+def test_a_right_answer_is_right_whatever_the_notebook_has_set(exercise: Exercise, world: str):
+    if world in WORLDS:
+        read, change, restore = WORLDS[world]
+        before = read()
+        change()
+        try:
+            verdict, after, changed = exercise(exercise.solution), read(), before
+        finally:
+            restore(before)
+        assert after != changed, "the notebook keeps what it has set"
+    else:
+        with torch.inference_mode() if world == "inference" else torch.autocast("cpu", torch.bfloat16):
+            verdict = exercise(exercise.solution)
+    assert verdict, verdict
+
+
+@every_exercise
+def test_an_answer_of_no_use_is_named(exercise: Exercise):
+    async def coroutine(*_: Any) -> Any:
+        return torch.zeros(3)
+
+    assert "`async` makes your function return a coroutine" in exercise(coroutine).message
+    odd = [torch.eye(3).to_sparse(), torch.zeros(3, device="meta"), torch.ones(3) * 1j, 10**400, -(10**400), object()]
+    for answer in odd:
+        verdict = exercise(lambda *_, answer=answer: answer)
+        assert verdict.state == "wrong" and "your code raised" not in verdict.message, (answer, verdict)
 
 
 @pytest.mark.parametrize("exercise", [pytest.param(each, id=name) for name, each in EXERCISES.items() if each.gradient])

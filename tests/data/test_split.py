@@ -82,13 +82,13 @@ def test_reading_batches_leaves_the_random_numbers_outside_as_they_were(digits: 
     ("logits", "words"),
     [
         pytest.param(
-            torch.zeros(11, 3), r"\(11, 3\) do not fit 12 samples: expected \(12, classes\)", id="a row short"
+            torch.zeros(11, 3), r"\(11, 3\) does not fit 12 samples: expected \(12, classes\)", id="a row short"
         ),
         pytest.param(
-            torch.zeros(13, 3), r"\(13, 3\) do not fit 12 samples.*predict\(teacher, split\)", id="a row more"
+            torch.zeros(13, 3), r"\(13, 3\) does not fit 12 samples.*predict\(teacher, split\)", id="a row more"
         ),
-        pytest.param(torch.zeros(12), r"\(12,\) do not fit", id="one dimension"),
-        pytest.param(torch.zeros(12, 1, 3), r"\(12, 1, 3\) do not fit", id="three dimensions"),
+        pytest.param(torch.zeros(12), r"\(12,\) does not fit", id="one dimension"),
+        pytest.param(torch.zeros(12, 1, 3), r"\(12, 1, 3\) does not fit", id="three dimensions"),
         pytest.param(torch.zeros(12, 3).fill_(torch.nan), "NaN or infinity", id="NaN"),
         pytest.param(torch.zeros(12, 3).index_fill(0, torch.tensor(7), torch.inf), "NaN or infinity", id="infinity"),
     ],
@@ -100,13 +100,14 @@ def test_teacher_logits_that_do_not_fit_are_refused(
         tiny_split(12).with_teacher(logits)
 
 
-def test_a_teacher_is_attached_to_a_copy_as_constant_float32(tiny_split: Callable[..., Split]) -> None:
+def test_a_teacher_is_attached_to_a_copy_as_a_constant_in_its_own_type(tiny_split: Callable[..., Split]) -> None:
     split = tiny_split(12)
     logits = torch.ones(12, 3, dtype=torch.float16, requires_grad=True)
     taught = split.with_teacher(logits)
     assert split.teacher_logits is None
     assert taught.teacher_logits is not None and not taught.teacher_logits.requires_grad
-    assert taught.teacher_logits.dtype == torch.float32 and equal(taught, split)
+    assert taught.teacher_logits.dtype == torch.float16 and equal(taught, split)
+    assert all(batch.teacher_logits.dtype == torch.float32 for batch in taught.batches(5))
 
 
 TRANSFORMS = [
@@ -154,7 +155,7 @@ def test_a_split_without_a_teacher_stays_without(
 @pytest.mark.parametrize("rows", [11, 13])
 def test_teacher_features_that_do_not_fit_are_refused_by_stage(tiny_split: Callable[..., Split], rows: int) -> None:
     tables = {"stage1": torch.zeros(12, 2), "stage2": torch.zeros(rows, 2)}
-    with pytest.raises(ValueError, match=rf"'stage2' has {rows} rows for 12 samples.*predict_features\(teacher, split"):
+    with pytest.raises(ValueError, match=rf"'stage2' of shape \({rows}, 2\) does not fit 12 samples.*predict_features\(teacher, split"):
         tiny_split(12).with_features(tables)
 
 

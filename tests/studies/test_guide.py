@@ -10,6 +10,7 @@ from imagined import imagined
 
 from kd_course import studies
 from kd_course.evaluation import paired_difference
+from kd_course.studies._results import write
 from kd_course.studies.guide import EVIDENCE, LIMITS, Limit, decision_guide, hyperparameter_guide
 from kd_course.studies.multi_teacher import costs
 
@@ -87,7 +88,7 @@ def test_the_hyperparameter_guide_follows_the_numbers(tmp_path: Path, small: lis
     made = imagined(STUDY, seeds=3)
     made.loc[made["recipe"] == "student from ensemble", "errors"] = 100
     made.loc[made["recipe"] == "small student from ensemble", "errors"] = small
-    (tmp_path / "multi_teacher.json").write_text(json.dumps({"runs": json.loads(made.to_json(orient="records"))}))
+    write(tmp_path / "multi_teacher.json", {"study": "multi_teacher"}, json.loads(made.to_json(orient="records")))
     line = hyperparameter_guide(folder=tmp_path).loc["student size"]
     assert line["verdict"] == verdict
     assert line["measured"].startswith(measured) and "(3 seeds)" in line["measured"]

@@ -27,8 +27,8 @@ READERS = {
 """Methods that look into a string, of a plain one or of a column; and those that take a query as one."""
 NAMES = {"name", "recipe", "key", "label", "title", "claim", "sentence", "text"}
 """Variables that hold a name or a sentence, wherever they occur."""
-ALLOWED = {("report.py", "index"): 2, ("report.py", "slice"): 3, ("_results.py", "replace"): 1}
-"""What has nothing to do with names: the marks in the README between which the report writes; ``os.replace``."""
+ALLOWED = {("report.py", "index"): 2, ("report.py", "slice"): 3}
+"""What has nothing to do with names: the marks in the README between which the report writes."""
 
 
 def called_a_name(node: ast.AST) -> bool:

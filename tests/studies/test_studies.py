@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from imagined import imagined
@@ -128,12 +130,13 @@ def test_a_file_names_the_packages_that_made_its_runs(
 def test_a_file_with_runs_of_an_unknown_package_keeps_what_is_known_of_them(log: Path, tmp_path: Path) -> None:
     studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False)
     for path in (tmp_path / ".runs" / "toy").glob("*.json"):  # as if they had been carried over
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"package": None}), encoding="utf-8")
+        content = memo.read_sealed(path, fix="") | {"package": None, "checksum": ""}
+        memo.write_sealed(path, json.dumps(content, indent=1))
     header, rows = studies.about("toy", folder=tmp_path), studies.results("toy", folder=tmp_path).to_dict("records")
     _results.write(tmp_path / "toy.json", header | {"package": None, "made_with": "committed in abc"}, rows)
-    content = json.loads((tmp_path / "toy.json").read_text(encoding="utf-8"))
+    content = memo.read_sealed(tmp_path / "toy.json", fix="")
     studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False)
-    assert json.loads((tmp_path / "toy.json").read_text(encoding="utf-8")) == content, "nothing was run"
+    assert memo.read_sealed(tmp_path / "toy.json", fix="") == content, "nothing was run"
     studies.run("toy", seeds=3, fast=True, folder=tmp_path, progress=False)
     header = studies.about("toy", folder=tmp_path)
     assert header["package"] == [memo.package_checksum()]
@@ -256,10 +259,17 @@ def test_a_study_on_other_data_than_mnist_must_be_a_token_one(log: Path, tmp_pat
     assert not (tmp_path / "new").exists() and not multiprocessing.active_children(), "nothing was begun"
 
 
-@pytest.mark.parametrize("options", [{"seeds": 0}, {"workers": 0}])
-def test_no_seeds_and_no_workers_are_refused(log: Path, tmp_path: Path, options: dict) -> None:
-    with pytest.raises(ValueError, match="seeds and workers must be 1 or more, not"):
-        studies.run("toy", fast=True, folder=tmp_path, progress=False, **options)
+@pytest.mark.parametrize("number", [0, -1, 2.0, 0.5, math.nan, math.inf, True, "3", None, [0, 1]], ids=repr)
+@pytest.mark.parametrize("what", ["seeds", "workers"])
+def test_seeds_and_workers_are_whole_numbers_above_0(log: Path, tmp_path: Path, what: str, number: object) -> None:
+    with pytest.raises(ValueError, match=rf"{what} must be a whole number, 1 or more, not {re.escape(repr(number))}"):
+        studies.run("toy", fast=True, folder=tmp_path / "new", progress=False, **{what: number})
+    assert not log.exists() and not (tmp_path / "new").exists()
+
+
+def test_a_number_of_numpy_is_a_number_of_seeds(log: Path, tmp_path: Path) -> None:
+    studies.run("toy", seeds=np.int64(2), fast=True, folder=tmp_path, progress=False)
+    assert studies.about("toy", folder=tmp_path)["seeds"] == [0, 1]
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
@@ -271,6 +281,152 @@ def test_results_that_are_not_there_come_with_the_command_that_makes_them(tmp_pa
     for read in (studies.results, studies.about):
         with pytest.raises(FileNotFoundError, match=r"hinton\.json is not there: .*make studies STUDY=hinton"):
             read("hinton", folder=tmp_path)
+
+
+# A result file is what was written, or it is refused with the way to get it back.
+
+
+@pytest.fixture
+def result(log: Path, tmp_path: Path) -> Path:
+    """The result file of the toy study."""
+    studies.run("toy", seeds=2, fast=True, folder=tmp_path, progress=False)
+    return tmp_path / "toy.json"
+
+
+def refused(result: Path) -> str:
+    """The sentence with which all that read a result file refuse it."""
+    sentences = set()
+    for read in (
+        lambda: studies.results("toy", folder=result.parent),
+        lambda: studies.about("toy", folder=result.parent),
+        lambda: studies.run("toy", seeds=2, fast=True, folder=result.parent, progress=False),
+    ):
+        with pytest.raises(ValueError, match="not a readable result") as caught:
+            read()
+        sentences.add(str(caught.value))
+    (sentence,) = sentences
+    assert sentence.startswith(str(result))
+    assert f"; restore it with 'git checkout -- {result}', reinstall the course, or run 'make studies" in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(b"", "Expecting value", id="empty"),
+        pytest.param(b'{"study": "toy", "runs": [', "Expecting value", id="cut off"),
+        pytest.param(b"\xff\xfe", "can't decode", id="not text"),
+        pytest.param(b"[]", "no checksum", id="a list"),
+        pytest.param(b"null", "no checksum", id="null"),
+        pytest.param(b'{"study": "toy", "seeds": [], "runs": []}', "no checksum", id="no checksum"),
+        pytest.param(b'{"study": "toy", "checksum": 5}', "no checksum", id="a number as checksum"),
+        pytest.param(b'{"study": "toy", "checksum": ""}', "has changed", id="an empty checksum"),
+        pytest.param(b"[" * 100_000, "recursion", id="nested without end"),
+        pytest.param(b"<html>404: not found</html>", "Expecting value", id="a page"),
+    ],
+)
+def test_a_result_file_that_is_none_is_refused(result: Path, content: bytes, says: str) -> None:
+    result.write_bytes(content)
+    assert says in refused(result)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"errors": 21.0', '"errors": 20.0'),
+        ('"errors": 21.0', '"errors": 21'),
+        ('"errors": 21.0', '"errors": NaN'),
+        ('"errors": 21.0', '"errors": "21.0"'),
+        ('"errors": 21.0', '"errors": "<b>21.0</b>"'),
+        ('"errors": 21.0', '"errors":  21.0'),
+        ('"seeds": [0, 1]', '"seeds": [0]'),
+        ("Does it run?", "Does it Run?"),
+    ],
+)
+def test_a_result_file_that_was_edited_is_refused(result: Path, before: str, after: str) -> None:
+    text = result.read_text(encoding="utf-8")
+    assert before in text
+    result.write_text(text.replace(before, after), encoding="utf-8")
+    assert "it has changed since it was written" in refused(result)
+
+
+def test_a_result_file_of_another_study_or_without_runs_is_refused(result: Path) -> None:
+    header, rows = studies.about("toy", folder=result.parent), studies.results("toy", folder=result.parent)
+    _results.write(result, header | {"study": "pair"}, rows.to_dict("records"))
+    assert "no runs of the study 'toy'" in refused(result)
+    _results.write(result, header, [])
+    assert "no runs of the study 'toy'" in refused(result)
+
+
+def test_a_folder_in_place_of_a_result_file_is_refused(result: Path) -> None:
+    result.unlink()
+    result.mkdir()
+    assert "Is a directory" in refused(result)
+
+
+def test_a_flipped_bit_in_a_result_file_is_refused(result: Path) -> None:
+    whole = result.read_bytes()
+    for place in range(0, 8 * len(whole), 8 * len(whole) // 200):
+        spoilt = bytearray(whole)
+        spoilt[place // 8] ^= 1 << place % 8
+        result.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="not a readable result"):
+            studies.results("toy", folder=result.parent)
+    result.write_bytes(whole)
+    assert len(studies.results("toy", folder=result.parent)) == 4
+
+
+def test_line_ends_of_windows_are_no_damage(result: Path) -> None:
+    """Git turns line ends into those of the machine, where it is told to."""
+    runs = studies.results("toy", folder=result.parent)
+    result.write_bytes(result.read_bytes().replace(b"\n", b"\r\n"))
+    pd.testing.assert_frame_equal(studies.results("toy", folder=result.parent), runs)
+
+
+def test_a_result_file_that_cannot_be_written_stays_as_it_was(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    content = result.read_bytes()
+    monkeypatch.setattr(_results, "write_sealed", memo.write_sealed)
+    header, rows = studies.about("toy", folder=result.parent), studies.results("toy", folder=result.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_disk)
+        with pytest.raises(OSError, match=rf"{result} cannot be written \(No space left on device\); make room"):
+            _results.write(result, header, rows.to_dict("records"))
+    assert result.read_bytes() == content
+    assert not list(result.parent.glob("*.unfinished")) and not list(result.parent.glob(".*.unfinished"))
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=rf"nothing can be written to {folder} \(.*\); give another folder"):
+            studies.run("toy", fast=True, workers=2, folder=folder, progress=False)
+    assert not log.exists() and not multiprocessing.active_children()
+
+
+def test_a_folder_may_be_below_home(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    runs = studies.run("toy", seeds=1, fast=True, folder="~/mine", progress=False)
+    assert (tmp_path / "mine" / "toy.json").is_file()
+    pd.testing.assert_frame_equal(studies.results("toy", folder="~/mine"), runs)
+
+
+def test_results_of_a_study_that_does_not_exist_are_not_waited_for(tmp_path: Path) -> None:
+    for read in (studies.results, studies.about):
+        with pytest.raises(ValueError, match=r"no study 'hintn'; there are: hinton, "):
+            read("hintn", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", _results.STUDIES)
+def test_a_shipped_result_is_what_the_package_would_write(name: str, tmp_path: Path) -> None:
+    content = memo.read_sealed(shipped("results", f"{name}.json"), fix="")
+    rows = content.pop("runs")
+    _results.write(tmp_path / "again.json", content, rows)
+    text = shipped("results", f"{name}.json").read_text(encoding="utf-8")
+    assert (tmp_path / "again.json").read_text(encoding="utf-8") == text
 
 
 # The studies there are.
