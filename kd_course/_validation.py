@@ -204,7 +204,7 @@ def softening(temperature: float | Tensor, samples: int | None = None) -> float 
 
 def _softening(value: float, name: str) -> float:
     if not 1e-15 <= number(value, name) <= 1e15:
-        raise ValueError(f"{name} must be a number above 0 whose square float32 can hold, 1e-15 to 1e15, not {value!r}")
+        raise ValueError(f"{name} must be a number above 0, 1e-15 to 1e15 so that its square is one, not {value!r}")
     return value
 
 
@@ -254,7 +254,7 @@ def whole(value: int, name: str, *, least: int | None = 0, most: int | None = No
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool):
+    if number is None or isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:
         raise TypeError(f"{name} must be a whole number, not {value!r} of type {type(value).__name__}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be {least} or more, not {number}")
@@ -284,7 +284,7 @@ def finite_numbers(values: Iterable[float], what: str) -> list[float]:
         except (TypeError, ValueError, RuntimeError, OverflowError):
             raise TypeError(f"{what} must be numbers, not {value!r} of type {type(value).__name__}") from None
         if not abs(numbers[-1]) < 1e150:
-            raise ValueError(f"{what} must be finite numbers, not {value!r}; leave out runs that failed")
+            raise ValueError(f"{what} must be finite numbers, not {value!r}; leave out what failed")
     return numbers
 
 
@@ -293,6 +293,7 @@ def network(model: nn.Module, what: str = "the model") -> nn.Module:
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         hint = "; call it to make a network of it" if isinstance(model, type) else ""
+        hint = "; put several into an nn.ModuleDict or nn.ModuleList" if isinstance(model, list | tuple | dict) else hint
         raise TypeError(f"{what} must be a network, an nn.Module, not {kind}{hint}")
     return model
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import dis
 import hashlib
 import inspect
 import io
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kd_course._definitions import is_installed, meaning
+from kd_course._definitions import Definition, is_installed, meaning, reachable
 
 Rows = list[dict[str, float]]  # the history: one row per epoch
 Weights = dict[str, Tensor]
@@ -32,34 +33,25 @@ class Checkpoint:
     ``identity`` has the plain values that decide the training: a file with other values is refused.
 
     Raises:
-        ValueError: ``path`` is there and is no file.
-        OSError: nothing can be written there.
+        TypeError: ``path`` is no path.
+        ValueError: ``path`` cannot name a file, or names a folder or a device.
     """
 
     def __init__(
         self, path: str | Path | None, identity: Mapping, model: nn.Module, optimizers: Mapping[str, Optimizer]
     ) -> None:
-        self.path = None if path is None else Path(path).expanduser()
         self.identity, self.model, self.optimizers = dict(identity), model, optimizers
-        if self.path is None:
-            return
-        if self.path.exists() and not self.path.is_file():
-            raise ValueError(f"checkpoint={str(path)!r} is a folder or a device; name a file, such as 'run.pt'")
-        try:  # now, not after the first epoch
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path.parent):
-                pass
-        except OSError as error:
-            raise OSError(f"no checkpoint can be written to {self.path} ({error}); choose another folder") from error
+        self.path = None if path is None else _file(path)
 
     def resume(self) -> tuple[Rows, Weights | None]:
-        """Set model and optimizers back to the saved state.
+        """Set model and optimizers back to the saved state; they stay as they are if that is refused.
 
         Returns:
             The history so far and the best weights so far; no rows and None if there is no file.
 
         Raises:
-            ValueError: the file cannot be read, was damaged, or belongs to another training, model or optimizer.
+            ValueError: the file was damaged, or belongs to another training, model or optimizer.
+            OSError: the file cannot be read.
         """
         if self.path is None or not self.path.exists():
             return [], None
@@ -77,13 +69,24 @@ class Checkpoint:
         differing = [f"{key} {there} there, {here} here" for key, there, here in pairs if there != here]
         if differing:
             raise ValueError(f"{self.path} belongs to another training ({'; '.join(differing)}); {fix}")
+        before = copy.deepcopy(self.model.state_dict())
         try:
-            self.model.load_state_dict(state["model"])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
-        except (RuntimeError, ValueError) as error:
+            self.model.load_state_dict(state["model"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            self.model.load_state_dict(before)
             raise ValueError(f"{self.path} holds another model or optimizer ({error}); {fix}") from error
         return state["rows"], state["best"]
+
+    def rehearse(self) -> None:
+        """Write what there is, and delete it: a full disk should be found now, not after the first epoch.
+
+        Raises:
+            OSError: nothing can be written there.
+            ValueError: as :meth:`save`.
+        """
+        self._write([], None, keep=False)
 
     def save(self, rows: Rows, best: Weights | None) -> None:
         """Write a new file beside the old one and rename it, so that a kill at any moment leaves a whole file.
@@ -92,14 +95,17 @@ class Checkpoint:
             OSError: it cannot be written; the old file stays.
             ValueError: model or optimizer hold what cannot be read back.
         """
+        self._write(rows, best, keep=True)
+
+    def _write(self, rows: Rows, best: Weights | None, *, keep: bool) -> None:
         if self.path is None:
             return
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        state = {"identity": self.identity, "model": self.model.state_dict(), "optimizers": optimizers}
+        state = _plain({"identity": self.identity, "optimizers": optimizers, "rows": rows})
         buffer = io.BytesIO()
-        torch.save(_plain(state | {"rows": rows, "best": best}), buffer)
+        torch.save(state | {"model": self.model.state_dict(), "best": best}, buffer)
         payload = buffer.getvalue()
-        if len(rows) == 1:
+        if len(rows) <= 1:  # later ones hold the same kinds of things
             try:
                 torch.load(io.BytesIO(payload), weights_only=True)
             except Exception as error:
@@ -107,16 +113,33 @@ class Checkpoint:
                     "model or optimizer hold more than tensors and plain values, so no checkpoint of them can be read "
                     f"back ({error}); keep such things out of state_dict()"
                 ) from error
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-")
+        partial = self.path.with_name(f".{self.path.name}.partial")  # one name: no kill leaves a second
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(payload)
-                file.write(hashlib.sha256(payload).digest())
-            os.replace(name, self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(payload + hashlib.sha256(payload).digest())
+            if keep:
+                os.replace(partial, self.path)
         except OSError as error:
-            raise OSError(f"{self.path} could not be written ({error}); make room, and run this again") from error
+            raise OSError(
+                f"no checkpoint can be written to {self.path} ({error}); make room, or choose another folder"
+            ) from error
         finally:
-            Path(name).unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _file(path: str | Path) -> Path:
+    """The whole path of a file, which need not be there yet."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"checkpoint must be the path of a file, not {path!r} of type {type(path).__name__}")
+    try:
+        file = Path(path).expanduser().resolve()
+        fault = "names a folder or a device" if file.exists() and not file.is_file() else ""
+    except (OSError, RuntimeError, ValueError) as error:
+        fault = f"cannot name a file ({error})"
+    if fault:
+        raise ValueError(f"checkpoint={str(path)!r:.80} {fault}; name a file, such as 'run.pt'")
+    return file
 
 
 def _plain(value: object) -> object:
@@ -128,61 +151,95 @@ def _plain(value: object) -> object:
     return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
-def checksum(value: object, own: nn.Module) -> str:
-    """A checksum of what a function does or a stream of samples holds: code, constants, tensors, weights.
+def checksum(value: object, changing: Iterable[Tensor] = ()) -> str:
+    """A checksum of all that decides what a function does, or what a stream of samples or a network holds.
 
-    Weights of ``own``, the model that is trained, do not count.
+    That is code by its meaning, and by value: globals, closures, defaults, attributes, tables, weights. An object of an
+    installed class counts by its ``repr``, and a tensor that training is ``changing`` by its place alone.
     """
     digest = hashlib.sha256()
-    mine = {id(each) for each in (*own.modules(), *own.parameters(), *own.buffers())}
-    for part in _parts(value, mine, set()):
-        digest.update(part if isinstance(part, bytes) else repr(part).encode())
-    return digest.hexdigest()[:16]
+    for part in _parts(value, {id(each): (f"changing {number}", each) for number, each in enumerate(changing)}):
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(b"%d:" % len(data))
+        digest.update(data)
+    return f"checksum {digest.hexdigest()[:16]}"
 
 
-def _parts(value: object, mine: set[int], seen: set[int]) -> Iterator[object]:
-    """All that decides what a value does, piece by piece."""
-    if id(value) in seen | mine:
+def _parts(value: object, seen: dict[int, tuple[str, object]]) -> Iterator[str | np.ndarray]:
+    """All that decides what a value does, piece by piece.
+
+    ``seen`` has, by its id, a name for each thing that was met, and the thing: kept alive, no other can get its id.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool | int | float | complex | str | bytes | None):
+        yield repr(value)
         return
-    if isinstance(value, bool | int | float | str | bytes | None | np.generic):
-        yield value
+    if id(value) in seen:
+        yield seen[id(value)][0]
         return
-    seen.add(id(value))
-    if isinstance(value, Tensor | np.ndarray):
-        table = torch.as_tensor(value).detach().cpu().contiguous()
-        yield str(table.dtype), tuple(table.shape)
-        yield table.flatten().view(torch.uint8).numpy().tobytes()
-        return
+    seen[id(value)] = (f"again {len(seen)}", value)
     yield type(value).__qualname__
-    if isinstance(value, Mapping | list | tuple | set | frozenset):
+    if isinstance(value, Tensor):
+        table = (value.dequantize() if value.is_quantized else value).detach().to_dense().cpu().contiguous()
+        yield f"{value.dtype} {tuple(value.shape)}"
+        yield table.flatten().view(torch.uint8).numpy()
+    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        yield f"{value.dtype} {value.shape}"
+        yield np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+    elif isinstance(value, Mapping | list | tuple | set | frozenset):
+        yield str(len(value))
         for each in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
-            yield from _parts(each, mine, seen)
+            yield from _parts(each, seen)
             if isinstance(value, Mapping):
-                yield from _parts(value[each], mine, seen)
+                yield from _parts(value[each], seen)
     elif isinstance(value, nn.Module):
-        yield from _parts(value.state_dict(), mine, seen)
+        marks = (seen.get(id(each), ("",))[0] for each in value.parameters())
+        mode = [] if any(mark.startswith("changing") for mark in marks) else ["training"]  # the training sets it
+        hidden = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules", *mode}
+        held = {name: each for name, each in vars(value).items() if name not in hidden}
+        yield from _parts((type(value), held), seen)
     elif isinstance(value, partial):
-        yield from _parts((value.func, value.args, value.keywords), mine, seen)
+        yield from _parts((value.func, value.args, dict(sorted(value.keywords.items()))), seen)
     elif isinstance(value, MethodType):
-        yield from _parts((value.__func__, value.__self__), mine, seen)
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from _parts({field.name: getattr(value, field.name) for field in fields(value)}, mine, seen)
-    elif isinstance(value, type) or is_installed(getattr(value, "__module__", type(value).__module__)):
+        yield from _parts((value.__func__, value.__self__), seen)
+    elif is_installed(getattr(value, "__module__", type(value).__module__)):
         yield re.sub(r" at 0x\w+", "", repr(value))
+    elif isinstance(value, FunctionType) and is_installed(value.__globals__.get("__name__")):
+        yield from _parts(inspect.unwrap(value), seen)  # what torch.compile and torch.no_grad put around a function
     elif isinstance(value, FunctionType):
         yield _code(value)
-        found = inspect.getclosurevars(value)
-        held = {**found.globals, **found.nonlocals}
+        closed = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        held = {name: value.__globals__[name] for name in _globals(value.__code__) & value.__globals__.keys()}
+        held |= {name: cell.cell_contents for name, cell in closed}
         held = {name: each for name, each in sorted(held.items()) if not inspect.ismodule(each)}
-        yield from _parts((held, value.__defaults__, value.__kwdefaults__), mine, seen)
+        yield from _parts((held, value.__defaults__, value.__kwdefaults__), seen)
+    elif isinstance(value, type):
+        yield _code(value)
     else:
-        yield from _parts((type(value).__call__ if callable(value) else None, vars(value)), mine, seen)
+        yield from _parts((type(value), value.__getstate__()), seen)
 
 
-def _code(function: FunctionType) -> str:
-    """The meaning of a function; its compiled form where there is no source, as in a terminal."""
+def _code(value: FunctionType | type) -> str:
+    """The meaning of a function or of all methods of a class; compiled, where there is no source, as in a terminal."""
+    functions = [value]
+    if isinstance(value, type):  # what static methods and properties hold, too
+        held = [getattr(each, "__func__", getattr(each, "fget", each)) for each in vars(value).values()]
+        functions = [*filter(inspect.isfunction, held)]
     try:
-        return meaning(function)
+        if isinstance(value, type):
+            return meaning(value, *functions)
+        # Not the values that a function reaches: those count by what they hold.
+        return repr(sorted(each.text for each in reachable(value) if isinstance(each, Definition)))
     except (OSError, SyntaxError):
-        code = function.__code__
-        return repr((code.co_code, [each for each in code.co_consts if not inspect.iscode(each)], code.co_names))
+        return repr([_compiled(each.__code__) for each in functions])
+
+
+def _compiled(code: CodeType) -> tuple:
+    constants = [_compiled(each) if inspect.iscode(each) else each for each in code.co_consts]
+    return code.co_code, constants, code.co_names
+
+
+def _globals(code: CodeType) -> set[str]:
+    """The global names that a function uses, within its inner functions too."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names.union(*(_globals(each) for each in code.co_consts if inspect.iscode(each)))

@@ -20,7 +20,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -74,11 +74,11 @@ def compare(
         with Client(n_workers=4, threads_per_worker=1) as client:  # from dask.distributed
             compare(recipes, data, seeds=range(5), executor=client.get_executor())
 
-    Dask brings the data to each worker once; elsewhere a copy goes along with every run (0.4 s for MNIST). Recipes travel
-    by cloudpickle, which comes with Dask and takes functions of a notebook too, or else by pickle, which takes those of
-    files that the workers can import. A worker that does not see the ``cache`` folder has one of its own under the same
-    path, and the calling process keeps every run in its own. After an error or Ctrl-C no further run is handed out;
-    those at work go on to their end.
+    Dask brings the data to each worker once; elsewhere a copy goes along with every run (0.4 s for MNIST). Recipes
+    travel by cloudpickle, which comes with Dask and takes functions of a notebook too; where it is not installed by
+    pickle, which takes those of files that the workers can import. A worker that does not see the ``cache`` folder has
+    one of its own under the same path, and the calling process keeps every run in its own. After an error or Ctrl-C
+    nothing more is handed out; the runs that a worker has already go on to their end.
 
     Args:
         recipes: by name; options are fixed with ``functools.partial`` and must be plain values (numbers, strings).
@@ -156,27 +156,31 @@ def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
         excludes 0 and so the difference is not inconclusive.
 
     Raises:
-        TypeError: ``runs`` is not such a table.
-        ValueError: no such metric or baseline, a single seed, a run that is there twice or has no finite number, or
-            recipes that ran with different seeds.
+        TypeError: ``runs`` is no table.
+        ValueError: a table of another kind, no such metric or baseline, a single seed, a run that is there twice or has
+            no finite number, or recipes that ran with different seeds.
     """
     import pandas as pd
 
-    if not isinstance(runs, pd.DataFrame) or not {"recipe", "seed"} <= set(runs):
-        what = f"one with {list(runs)}" if isinstance(runs, pd.DataFrame) else f"a {type(runs).__name__}"
-        raise TypeError(f"runs must be a table from compare, with the columns 'recipe' and 'seed', not {what}")
-    numbers = [name for name in runs.select_dtypes(["number", "bool"]) if name != "seed"]
+    if not isinstance(runs, pd.DataFrame):
+        raise TypeError(f"runs must be a table from compare, not a {type(runs).__name__}")
+    if not ({"recipe", "seed"} <= set(runs) and runs.columns.is_unique) or runs[["recipe", "seed"]].isna().any(
+        axis=None
+    ):
+        raise ValueError(f"runs must have a recipe and a seed in every row, and each column once, not {list(runs)}")
+    numbers = [name for name in runs.select_dtypes("number") if name != "seed"]
     if not isinstance(metric, str) or metric not in numbers:
         raise ValueError(f"metric must be one of the columns of numbers {numbers}, not {metric!r}")
     known = list(dict.fromkeys(runs["recipe"]))
-    if baseline not in known:
+    if not isinstance(baseline, str) or baseline not in known:
         raise ValueError(f"baseline must be one of the recipes {known}, not {baseline!r}")
-    if (twice := runs.duplicated(["recipe", "seed"])).any():
-        raise ValueError(f"each recipe counts once per seed, but there are two rows of {_named(runs[twice])}; drop one")
-    if (wrong := ~runs[metric].abs().lt(math.inf)).any():
-        raise ValueError(
-            f"{metric!r} must be finite numbers, but is {runs[metric][wrong].iloc[0]} for {_named(runs[wrong])}"
-        )
+    columns = ["recipe", "seed", metric]
+    if (twice := runs.duplicated(columns[:2])).any():
+        name, seed, _ = runs.loc[twice, columns].iloc[0]
+        raise ValueError(f"a recipe counts once per seed, but {name!r} has two rows with seed {seed}; drop one")
+    if (wrong := runs[metric].isna() | runs[metric].abs().eq(math.inf)).any():
+        name, seed, value = runs.loc[wrong, columns].iloc[0]
+        raise ValueError(f"an interval needs finite numbers, but {metric!r} of {name!r} with seed {seed} is {value}")
     by_recipe = runs.pivot(index="seed", columns="recipe", values=metric)
     if by_recipe.isna().any(axis=None):
         missing = {name: by_recipe.index[by_recipe[name].isna()].tolist() for name in known}
@@ -277,18 +281,25 @@ def _work(job: _Job, recipe: bytes, data: bytes, versions: Mapping[str, str]) ->
         function = pickle.loads(recipe)
     except (AttributeError, ImportError) as error:
         raise TypeError(f"recipe {job.name!r} is not to be found in another process ({error}); {_TRAVEL}") from error
-    with _ALONE:
-        return job.result(partial(_run, job.name, function, pickle.loads(data), job.seed))
+    try:
+        with _ALONE:
+            return job.result(partial(_run, job.name, function, pickle.loads(data), job.seed))
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # it would break the pool on its way back
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise
 
 
 def _fetch(job: _Job, future: Future) -> Run | None:
     """What a worker returned, written down here too if its folder was another one."""
     try:
         run = future.result()
-    except BrokenExecutor as error:
+    except (BrokenExecutor, CancelledError) as error:
         raise type(error)(
-            f"a worker process ended ({error}); was memory short, or does a script start without "
-            "'if __name__ == \"__main__\":'? Make a new executor"
+            f"a worker ended before its run did ({error!r}); give it more memory or fewer neighbours, begin a script "
+            "with 'if __name__ == \"__main__\":', and make a new executor"
         ) from error
     return run and job.result(lambda: run)
 
@@ -328,28 +339,23 @@ def _check_names(name: str, seed: int, run: Run, first: tuple[int, str], of_firs
 
 
 def _check_seeds(seeds: Iterable[int]) -> list[int]:
-    words = f"seeds must be distinct whole numbers, at least one, such as range(5), not {seeds!r}"
     try:
         given = None if isinstance(seeds, str | bytes) else list(seeds)
     except TypeError:  # one number
         given = None
-    if given is None:
-        raise TypeError(words)
-    checked = [whole(seed, "each of the seeds") for seed in given]
+    checked = [whole(seed, "each of the seeds") for seed in given or []]
     if not checked or len(set(checked)) < len(checked):
-        raise ValueError(words)
+        words = f"seeds must be distinct whole numbers, at least one, such as range(5), not {seeds!r}"
+        raise TypeError(words) if given is None else ValueError(words)
     return checked
 
 
 def _check_recipes(recipes: Mapping[str, Recipe]) -> None:
-    words = "recipes must be functions by name, at least one, such as {'KD': student}, not "
-    if not isinstance(recipes, Mapping):
-        raise TypeError(f"{words}{recipes!r}")
-    if not recipes:
-        raise ValueError(f"{words}{recipes!r}")
+    named = isinstance(recipes, Mapping) and all(isinstance(name, str) for name in recipes)
+    if not named or not recipes:
+        words = f"recipes must be functions by name, at least one, such as {{'KD': student}}, not {recipes!r}"
+        raise ValueError(words) if named else TypeError(words)
     for name, recipe in recipes.items():
-        if not isinstance(name, str):
-            raise TypeError(f"{words}the name {name!r}")
         if not callable(recipe):
             raise TypeError(f"recipe {name!r} must be a function, which compare will call, not {recipe!r}")
 
@@ -368,13 +374,10 @@ def _check_calls(recipes: Mapping[str, Recipe], data: Data, seed: int) -> None:
 
 
 def _check_executor(executor: Executor | None) -> None:
-    if executor is not None and (isinstance(executor, ThreadPoolExecutor) or not isinstance(executor, Executor)):
-        why = ", whose threads share PyTorch's random generators" if isinstance(executor, ThreadPoolExecutor) else ""
+    threads = isinstance(executor, ThreadPoolExecutor)
+    if executor is not None and (threads or not isinstance(executor, Executor)):
+        why = ", whose threads share PyTorch's random generators" if threads else ""
         raise TypeError(f"executor must be {_SUITABLE}, not {executor!r}{why}")
     context = getattr(executor, "_mp_context", None)
     if context is not None and context.get_start_method() == "fork":
         raise ValueError(f"forked processes hang in PyTorch once this one has computed something; give {_SUITABLE}")
-
-
-def _named(runs: pd.DataFrame) -> str:
-    return ", ".join(f"{name!r} with seed {seed}" for name, seed in zip(runs["recipe"], runs["seed"], strict=True))

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course._validation import answers, class_labels, network, not_probabilities, softening, whole, widened
+from kd_course._validation import (
+    answers,
+    class_labels,
+    finite_numbers,
+    network,
+    not_probabilities,
+    softening,
+    whole,
+    widened,
+)
 from kd_course.data import Split
 from kd_course.inference import logits_of, predict
 
@@ -261,7 +270,8 @@ def _checked(logits: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     members = len(logits)
     if weights is None:
         return logits, torch.full((members,), 1 / members, dtype=logits.dtype, device=logits.device)
-    weights = torch.as_tensor(weights)
+    if not isinstance(weights, Tensor):
+        weights = torch.tensor(finite_numbers(weights, "weights"), dtype=logits.dtype)
     total = float(weights.detach().sum())
     if weights.shape != (members,) or (weights < 0).any() or not math.isclose(total, 1, abs_tol=1e-4):
         raise ValueError(

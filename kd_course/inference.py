@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from kd_course._engine import Engine
+from kd_course._validation import network as checked
 from kd_course._validation import whole
 from kd_course.data import Batch, Split
 from kd_course.data.split import mark_made_for
@@ -23,7 +25,7 @@ Device = torch.device | str | None
 
 def freeze(model: nn.Module) -> nn.Module:
     """Make ``model`` a teacher and return it: in evaluation mode, with weights that get no gradient."""
-    return model.eval().requires_grad_(False)
+    return checked(model).eval().requires_grad_(False)
 
 
 class Teacher(nn.Module):
@@ -45,8 +47,8 @@ class Teacher(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
-        freeze(self)
+        self.model = freeze(model)
+        self.eval()
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode, whatever ``mode`` is."""
@@ -126,7 +128,7 @@ def predict(
 
     Raises:
         ValueError: ``split`` is empty, there is no such input, or ``out`` does not fit.
-        TypeError: the model returns no logits; see :func:`logits_of`.
+        TypeError: the model is no network, or returns no logits (see :func:`logits_of`), or ``out`` is no tensor.
     """
     chosen = _inputs(split, inputs)
 
@@ -174,8 +176,9 @@ def predict_top_k(
 
     def answer(batch: Batch) -> dict[str, Tensor]:
         logits = logits_of(model(*(batch.inputs[name] for name in chosen)))
-        if k > logits.shape[-1]:
-            raise ValueError(f"there are {logits.shape[-1]} classes, so k must be 1 to {logits.shape[-1]}, not {k}")
+        classes = logits.shape[-1] if logits.ndim > 1 else 0
+        if k > classes:
+            raise ValueError(f"logits {tuple(logits.shape)} are of {classes} classes; k={k} must not be more")
         top, indices = logits.float().log_softmax(-1).topk(k)
         return {"top_log_probabilities": top.half(), "top_indices": indices.int()}
 
@@ -183,7 +186,13 @@ def predict_top_k(
 
 
 def predict_features(
-    model: nn.Module, split: Split, stages: Sequence[str], *, batch_size: int = 500, device: Device = None
+    model: nn.Module,
+    split: Split,
+    stages: Sequence[str],
+    *,
+    batch_size: int = 500,
+    inputs: str | Sequence[str] | None = None,
+    device: Device = None,
 ) -> dict[str, Tensor]:
     """Features of ``model`` at the named stages, for every sample of ``split``.
 
@@ -194,20 +203,23 @@ def predict_features(
         model: the network, left as :func:`predict` leaves it.
         split: N samples.
         stages: names of layers, such as ``model.stages`` of the course's networks or any of ``named_modules()``, or of
-            another node that torchvision's ``create_feature_extractor`` finds.
+            another node that torchvision's ``create_feature_extractor`` finds. Of a layer that is called several times
+            the last answer counts.
         batch_size: samples per forward pass.
+        inputs: as in :func:`predict`.
         device: where to compute; see :func:`~kd_course.runtime.pick_device` if None.
 
     Returns:
         A table (N, …) for each stage, float32, on the CPU; row i belongs to sample i.
 
     Raises:
-        ValueError: ``split`` is empty, or the model has no such stage.
-        TypeError: a layer returns no tensor.
+        ValueError: ``split`` is empty, the model has no such stage, or it never calls it.
+        TypeError: the model is no network, or a layer returns no tensor.
     """
-    stages, chosen = [stages] if isinstance(stages, str) else list(stages), _inputs(split, None)
-    # What torch.compile and DataParallel make of a network is wrapped around it.
-    network = getattr(getattr(model, "_orig_mod", model), "module", getattr(model, "_orig_mod", model))
+    stages, chosen = [stages] if isinstance(stages, str) else list(stages), _inputs(split, inputs)
+    if not stages:
+        raise ValueError("name at least one stage, such as those of model.stages")
+    network = _unwrapped(model)
     layers = dict(network.named_modules())
     if set(stages) <= layers.keys():
         extract = _hooked(network, {stage: layers[stage] for stage in stages})
@@ -220,6 +232,17 @@ def predict_features(
 
     run = extract if isinstance(extract, nn.Module) else network
     return _tables(run, answer, split, batch_size, Engine(None, device), {}, False)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network that torch.compile, or one of PyTorch's containers with a ``module``, is wrapped around."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return checked(model)
 
 
 def _hooked(network: nn.Module, layers: dict[str, nn.Module]) -> Callable[..., dict[str, Tensor]]:
@@ -270,8 +293,10 @@ def _inputs(split: Split, names: str | Sequence[str] | None) -> list[str]:
     if names is None:
         names = ["images"] if "images" in split.inputs or len(split.inputs) != 1 else list(split.inputs)
     names = [names] if isinstance(names, str) else list(names)
-    if unknown := [name for name in names if name not in split.inputs]:
-        raise ValueError(f"{split!r} has no input {unknown[0]!r}; choose with inputs=… from {list(split.inputs)}")
+    unknown = [name for name in names if name not in split.inputs]
+    if unknown or not names:
+        lacks = f"no input {unknown[0]!r}" if unknown else "inputs, and the model needs one"
+        raise ValueError(f"{split!r} has {lacks}; choose with inputs=… from {list(split.inputs)}")
     return names
 
 
@@ -287,7 +312,11 @@ def _tables(
     """Every table that ``answer`` makes with ``model`` of the batches of ``split``, on the CPU."""
     if not len(split):
         raise ValueError(f"{split!r} is empty, so there is nothing to predict; check how the split was made")
-    parameter = next(model.parameters(), None)
+    for name, table in out.items():
+        if not isinstance(table, Tensor) or table.device.type != "cpu":
+            given = f"a tensor on {table.device}" if isinstance(table, Tensor) else f"a {type(table).__name__}"
+            raise TypeError(f"out must be a tensor on the CPU, not {given}; of an array take torch.from_numpy(out)")
+    parameter = next(checked(model).parameters(), None)
     home = engine.device if parameter is None else parameter.device
     rows = torch.arange(engine.rank, len(split), engine.processes)  # this process's share of the samples
     tables = dict(out) if engine.processes == 1 else {}
@@ -311,7 +340,7 @@ def _tables(
 
 def _check_rows(table: Tensor, value: Tensor, rows: int, batch: int) -> None:
     """Raise unless a batch of answers can be written to a table of ``rows`` rows."""
-    if len(value) != batch:
+    if value.shape[:1] != (batch,):
         raise ValueError(f"the model returned {tuple(value.shape)} for {batch} samples; expected one row for each")
     if table.shape != (rows, *value.shape[1:]) or not (table.is_floating_point() or table.dtype == value.dtype):
         raise ValueError(

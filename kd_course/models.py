@@ -10,12 +10,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kd_course._validation import network
+from kd_course._validation import fraction, network, whole
+
+
+def _count(value: int, name: str = "classes") -> int:
+    """``value`` if it is a number of classes or units that can be meant, and fits into the memory."""
+    return whole(value, name, least=1, most=1_000_000)
 
 
 def _convolution_stage(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -39,9 +44,9 @@ class TeacherNet(nn.Module):
         self.stage2 = _convolution_stage(64, 128)  # (B, 128, 7, 7)
         self.stage3 = _convolution_stage(128, 256)  # (B, 256, 3, 3)
         self.embedding = nn.Sequential(
-            nn.Flatten(), nn.Linear(256 * 3 * 3, 512), nn.ReLU(), nn.Dropout(dropout)
+            nn.Flatten(), nn.Linear(256 * 3 * 3, 512), nn.ReLU(), nn.Dropout(fraction(dropout, "dropout"))
         )  # (B, 512)
-        self.classifier = nn.Linear(512, classes)
+        self.classifier = nn.Linear(512, _count(classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of ``images`` (B, 1, 28, 28)."""
@@ -61,7 +66,7 @@ class StudentNet(nn.Module):
         self.stage1 = _convolution_stage(1, 16)  # (B, 16, 14, 14)
         self.stage2 = _convolution_stage(16, 32)  # (B, 32, 7, 7)
         self.embedding = nn.Sequential(nn.Flatten(), nn.Linear(32 * 7 * 7, 64), nn.ReLU())  # (B, 64)
-        self.classifier = nn.Linear(64, classes)
+        self.classifier = nn.Linear(64, _count(classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of ``images`` (B, 1, 28, 28)."""
@@ -87,7 +92,7 @@ class SeparableNet(nn.Module):
         self.stage2 = _separable_stage(32, 64)  # (B, 64, 7, 7)
         self.stage3 = _separable_stage(64, 128)  # (B, 128, 4, 4)
         self.embedding = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # (B, 128)
-        self.classifier = nn.Linear(128, classes)
+        self.classifier = nn.Linear(128, _count(classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of ``images`` (B, 1, 28, 28)."""
@@ -142,7 +147,7 @@ class MixerNet(nn.Module):
         self.stage1 = MixerBlock(49, 64)  # (B, 49, 64)
         self.stage2 = MixerBlock(49, 64)
         self.embedding = nn.Sequential(nn.LayerNorm(64), _MeanOverPatches())  # (B, 64)
-        self.classifier = nn.Linear(64, classes)
+        self.classifier = nn.Linear(64, _count(classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of ``images`` (B, 1, 28, 28)."""
@@ -155,7 +160,7 @@ class _FromGrey(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.size = size
+        self.size = whole(size, "size", least=1, most=10_000)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
@@ -177,7 +182,8 @@ def backbone(name: str, *, pretrained: bool = False, classes: int = 10, size: in
         A network from (B, 1, 28, 28) to logits (B, classes): ``grey``, which prepares the images, then ``network``.
 
     Raises:
-        ValueError: torchvision has no such classifier, or its last layer is not linear.
+        ValueError: torchvision has no such classifier, its last layer is not linear, or a number is out of range.
+        TypeError: ``classes`` or ``size`` is not a whole number.
         OSError: the pre-trained weights cannot be downloaded.
     """
     from torchvision import models as zoo
@@ -194,7 +200,7 @@ def backbone(name: str, *, pretrained: bool = False, classes: int = 10, size: in
     last_name, last = [entry for entry in network.named_modules() if not list(entry[1].children())][-1]
     if not isinstance(last, nn.Linear):
         raise ValueError(f"the last layer of {name!r} is {type(last).__name__}, not Linear; choose another classifier")
-    network.set_submodule(last_name, nn.Linear(last.in_features, classes))
+    network.set_submodule(last_name, nn.Linear(last.in_features, _count(classes)))
     return nn.Sequential(OrderedDict(grey=_FromGrey(size), network=network))
 
 
@@ -210,18 +216,22 @@ def mlp(
         classes: number of logits.
 
     Raises:
-        ValueError: no hidden layer, or one without units.
+        ValueError: no hidden layer, one without units or with more than a million, or a probability outside [0, 1].
+        TypeError: a width, ``classes`` or a probability is not a number.
 
     >>> [name for name, _ in mlp((30, 20)).named_children()]
     ['input', 'stage1', 'stage2', 'classifier']
     """
-    widths = [hidden] if isinstance(hidden, int) else list(hidden)
-    if not widths or min(widths) < 1:
+    widths = list(hidden) if isinstance(hidden, Iterable) and not isinstance(hidden, str) else [hidden]
+    if not widths:
         raise ValueError(f"hidden must be one or more positive layer widths, not {hidden!r}; try mlp(30)")
-    layers: OrderedDict[str, nn.Module] = OrderedDict(input=nn.Sequential(nn.Flatten(), nn.Dropout(input_dropout)))
+    widths = [_count(width, "a width in hidden") for width in widths]
+    fraction(dropout, "dropout")
+    pixels = nn.Sequential(nn.Flatten(), nn.Dropout(fraction(input_dropout, "input_dropout")))
+    layers: OrderedDict[str, nn.Module] = OrderedDict(input=pixels)
     for number, (width_in, width) in enumerate(zip([28 * 28, *widths], widths, strict=False), start=1):
         layers[f"stage{number}"] = nn.Sequential(nn.Linear(width_in, width), nn.ReLU(), nn.Dropout(dropout))
-    layers["classifier"] = nn.Linear(widths[-1], classes)
+    layers["classifier"] = nn.Linear(widths[-1], _count(classes))
     return nn.Sequential(layers)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import errno
 import hashlib
 import json
 import os
@@ -127,7 +128,7 @@ def load_teacher(data: Data, name: str = "cnn") -> nn.Module:
         teacher.load_state_dict({key: value.float() for key, value in weights.items()})
     except RuntimeError as error:
         path = _file(data.name, name, "weights")
-        raise TeacherError(f"{path} holds another network ({error}); {_fix(path, name)}") from error
+        raise TeacherError(f"{path} holds the weights of another network; {_fix(path, name)}") from error
     return freeze(teacher)
 
 
@@ -157,10 +158,11 @@ def teacher_logits(split: Split, name: str = "cnn") -> Tensor:
     if part not in tables:
         raise ValueError(f"there are no teacher logits for {split.origin!r}; choose from: {', '.join(sorted(tables))}")
     table, numbers = tables[part], split.indices
-    if len(split) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(table):
+    least, most = (int(numbers.min()), int(numbers.max())) if len(split) else (0, 0)
+    if not 0 <= least <= most < len(table):
         raise ValueError(
-            f"{split!r} has sample numbers {int(numbers.min())}..{int(numbers.max())}, and there are teacher logits for "
-            f"0..{len(table) - 1}: keep the indices that load_data gave, or run the teacher with predict"
+            f"{split!r} has sample numbers {least}..{most}, and there are teacher logits for 0..{len(table) - 1}: "
+            "keep the indices that load_data gave, or run the teacher with predict"
         )
     return mark_made_for(table[numbers].float(), split)
 
@@ -301,11 +303,13 @@ def _room(folder: Path, teacher: nn.Module) -> Path:
     size = 32 * count_parameters(teacher)  # weights and two moments, twice; float16 weights; logits
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+        with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(size))
+            probe.flush()
     except OSError as error:
+        advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give another folder"
         problem = f"{size / 2**20:.0f} MB cannot be written to {folder} ({error.strerror})"
-        raise TeacherError(f"{problem}; make room there, or give another folder") from error
+        raise TeacherError(f"{problem}; {advice}") from error
     return folder
 
 

@@ -17,16 +17,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from kd_course._engine import Engine
-from kd_course._validation import whole
+from kd_course._validation import network, whole
 from kd_course.checkpoint import Checkpoint, checksum
 from kd_course.data import Batch, Batches
 from kd_course.inference import evaluating
@@ -135,22 +137,28 @@ def fit(
     """
     epochs, batch_size = whole(epochs, "epochs", least=1), whole(batch_size, "batch_size", least=1)
     seed, accumulate = whole(seed, "seed", least=None), whole(accumulate, "accumulate", least=1)
-    _check_work(model, train, schedule)
+    _check_work(model, train, schedule, tag)
     better = _direction(monitor, better, patience, evaluate)
-    engine = Engine(fabric, device)
-    model.to(engine.device)
-    players = _players(model, objective, optimizer, engine, accumulate)
-    identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "monitor": monitor}
-    identity |= {"samples": len(train), "origin": train.origin, "rates": [player.rates for player in players]}
-    identity |= {"drop_last": drop_last, "accumulate": accumulate}
-    if checkpoint is not None:
-        decisive = {"objective": objective, "optimizer": optimizer, "schedule": schedule, "data": train}
-        identity |= {"tag": tag} if tag else {name: checksum(value, model) for name, value in decisive.items()}
-    saved = Checkpoint(checkpoint, identity, model, {player.name: player.optimizer for player in players})
-    rows, best = saved.resume()  # one row per finished epoch; the best weights so far
     steps = len(train) // batch_size if drop_last else math.ceil(len(train) / batch_size)
     if not steps:
         raise ValueError(f"with drop_last no batch of {batch_size} is left of {len(train)} samples; use a smaller one")
+    engine = Engine(fabric, device)
+    model.to(engine.device)
+    players = _players(model, objective, optimizer, engine, accumulate)
+    identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "drop_last": drop_last}
+    identity |= {"accumulate": accumulate, "monitor": monitor, "better": better}
+    identity |= {"samples": len(train), "origin": train.origin, "rates": [player.rates for player in players]}
+    if tag is not None:
+        identity["tag"] = tag
+    elif checkpoint is not None:
+        decisive = {"model": model, "objective": objective, "optimizer": optimizer, "schedule": schedule, "data": train}
+        decisive |= {} if monitor is None else {"evaluate": evaluate}
+        changing = _changing(model)
+        identity |= {name: checksum(value, changing) for name, value in decisive.items()}
+    saved = Checkpoint(checkpoint, identity, model, {player.name: player.optimizer for player in players})
+    rows, best = saved.resume()  # one row per finished epoch; the best weights so far
+    if len(rows) < epochs and engine.rank == 0:
+        saved.rehearse()
     engine.same_everywhere([*model.parameters(), *model.buffers()])
 
     look = {"disable": not progress or engine.rank > 0, "leave": False, "unit": "batch", "mininterval": 0.5}
@@ -160,7 +168,7 @@ def fit(
                 if patience is not None and _epochs_since_best(rows, monitor, better) >= patience:
                     break
                 start = time.perf_counter()
-                epoch_seed = seed * 1_000_003 + epoch
+                epoch_seed = (seed * 1_000_003 + epoch) % 2**63
                 _training_mode(model)  # in every epoch, whatever mode came before
                 with seeded(epoch_seed):
                     stream = train.batches(
@@ -171,26 +179,25 @@ def fit(
                         for player in players:
                             player.turn(model, batch, schedule)
                         bar.update()
-                row = {name: value for player in players for name, value in player.means().items()}
-                _check_finite(row, epoch)
-                _check_weights(model, epoch)
-                engine.same_everywhere(model.buffers())
-                row |= {f"{player.prefix}learning_rate": player.optimizer.param_groups[0]["lr"] for player in players}
-                row["seconds"] = time.perf_counter() - start
-                if evaluate is not None:
-                    with evaluating(model), engine.autocast():
-                        row |= engine.from_first(_evaluated(evaluate(model), row, monitor, epoch))
-                rows.append(row)
-                if monitor is not None and _epochs_since_best(rows, monitor, better) == 0:
+                    row = {name: value for player in players for name, value in player.means().items()}
+                    _check_finite(row, epoch)
+                    _check_weights(model, epoch)
+                    engine.same_everywhere(model.buffers())
+                    row |= {f"{player.prefix}learning_rate": player.rate for player in players}
+                    row["seconds"] = time.perf_counter() - start
+                    if evaluate is not None:
+                        with evaluating(model), engine.autocast():
+                            row |= engine.from_first(_evaluated(evaluate(model), row, monitor, epoch))
+                if monitor is not None and _epochs_since_best([*rows, row], monitor, better) == 0:
                     best = copy.deepcopy(model.state_dict())
+                rows.append(row)
                 if engine.rank == 0:
                     saved.save(rows, best)
     except BaseException as error:
         error.history = _frame(rows)
         weights = "" if best is None else ", and the model has the best weights of these"
-        error.add_note(
-            f"{len(rows)} of {epochs} epochs were finished: their history is this exception's .history{weights}"
-        )
+        if rows:
+            error.add_note(f"{len(rows)} of {epochs} epochs were finished: see .history of this exception{weights}")
         raise
     finally:
         if best is not None:
@@ -214,7 +221,12 @@ class _Player:
     def __post_init__(self) -> None:
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.stepper = self.engine.prepared(self.optimizer)
-        self.prefix = f"{self.name}/" if self.name else ""
+        self.prefix, self.of = (f"{self.name}/", f" of {self.name!r}") if self.name else ("", "")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the first group of parameters, as it is now."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def turn(self, model: nn.Module, batch: Batch, schedule: Schedule | None) -> None:
         """One step of the optimizer, down the gradient of the objective over the batch."""
@@ -223,14 +235,15 @@ class _Player:
             for group, base in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = base * factor
         parts = self.engine.processes * self.accumulate
-        if len(batch) < parts:
+        least = len(batch) if batch.unlabelled is None else min(len(batch), len(batch.unlabelled))
+        if least < parts:
             raise ValueError(
-                f"a batch of {len(batch)} samples cannot be cut into {parts} parts (processes × accumulate); leave the "
+                f"a batch of {least} samples cannot be cut into {parts} parts (processes × accumulate); leave the "
                 "last batch out with drop_last=True, or take a larger batch_size"
             )
         for number in range(self.engine.rank, parts, self.engine.processes):
             part = batch if parts == 1 else batch.part(number, parts)
-            with self.engine.autocast(), self.engine.own_numbers(number):
+            with self.engine.autocast(), self.engine.own_numbers(number, batch.progress):
                 terms = _named(self.objective(model, part), may_be_none=bool(self.name))
             if terms is None:
                 return
@@ -243,13 +256,20 @@ class _Player:
                 value = value.detach().to(torch.promote_types(value.dtype, torch.float32)) * len(part)
                 self.sums[name] = self.sums.get(name, 0) + value
                 self.counts[name] = self.counts.get(name, 0) + len(part)
-        self.engine.add_up([each.grad for each in self.parameters if each.grad is not None])
+        gradients = [each.grad for each in self.parameters if each.grad is not None]
+        if not gradients:
+            raise ValueError(
+                f"the loss{self.of} gives no gradient to what it should move, so nothing would be learned: compute it "
+                "from the model that the objective is given, without no_grad or .detach() in between"
+            )
+        self.engine.add_up(gradients)
         self.stepper.step()
 
     def means(self) -> dict[str, float]:
         """The mean of every term over the samples that had it, over all processes; a new epoch begins."""
         if not self.sums:
-            raise ValueError(f"the objective of {self.name!r} sat every turn of an epoch out, so it trains nothing")
+            why = f"the objective{self.of} sat every turn out" if self.name else "train gave no batches"
+            raise ValueError(f"{why} for an epoch, so nothing would be learned")
         sums, counts = list(self.sums.values()), list(self.counts.values())
         if self.engine.processes > 1:
             counts = [torch.tensor(float(count), device=self.engine.device) for count in counts]
@@ -270,28 +290,30 @@ def _players(
     """The objectives in the order of their turns, each with its own optimizer."""
     objectives = objective if isinstance(objective, Mapping) else {"": objective}
     optimizers = optimizer if isinstance(optimizer, Mapping) else dict.fromkeys(objectives, optimizer)
-    modules = {"": model, **dict(model.named_children())}
-    if not objectives or objectives.keys() != optimizers.keys() or not objectives.keys() <= modules.keys():
+    modules = dict(model.named_children()) if isinstance(objective, Mapping) else {"": model}
+    if not objectives or not objectives.keys() <= modules.keys():
         raise ValueError(
-            f"objectives {list(objectives)} and optimizers {list(optimizers)} must have the same names, those of "
-            f"children of the model, which has {list(modules)[1:]}"
+            f"objectives that take turns are named like the children of the model that they move, {list(modules)}, "
+            f"not {list(objectives)}"
         )
+    if objectives.keys() != optimizers.keys():
+        wanted = f"one for each of {list(objectives)}" if isinstance(objective, Mapping) else "one, without a name"
+        raise ValueError(f"the objectives need other optimizers than {list(optimizers)}: {wanted}")
     players = []
-    for name, module in ((name, modules[name]) for name in objectives):
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for name, own in objectives.items():
+        who = f"{name!r}" if name else "the model"
+        parameters = [parameter for parameter in modules[name].parameters() if parameter.requires_grad]
         if not parameters:
-            who = f"{name!r}" if name else "the model"
             raise ValueError(
                 f"no parameter of {who} requires a gradient; did you pass a frozen teacher as the student?"
             )
-        if not callable(objectives[name]):
-            raise TypeError(f"an objective must be a function of model and batch, not {objectives[name]!r}")
-        made = _made(optimizers[name], parameters)
-        players.append(_Player(name, objectives[name], parameters, made, engine, accumulate))
+        if not callable(own):
+            raise TypeError(f"an objective must be a function of model and batch, not {own!r:.80}")
+        players.append(_Player(name, own, parameters, _made(optimizers[name], parameters, who), engine, accumulate))
     return players
 
 
-def _made(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> Optimizer:
+def _made(optimizer: MakeOptimizer, parameters: list[nn.Parameter], who: str) -> Optimizer:
     """The optimizer of these parameters, once it is known to be one, and of no others."""
     fix = "pass what makes one, such as partial(torch.optim.SGD, lr=0.1)"
     if isinstance(optimizer, Optimizer) or not callable(optimizer):
@@ -300,19 +322,33 @@ def _made(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> Optimizer
     if not isinstance(made, Optimizer):
         raise TypeError(f"optimizer returned a {type(made).__name__}, not an optimizer; {fix}")
     moved = {id(each) for group in made.param_groups for each in group["params"]}
-    if not moved <= {id(each) for each in parameters}:
+    if not moved or not moved <= {id(each) for each in parameters}:
+        held = f"parameters that {who} does not have or does not learn" if moved else "no parameters"
         raise ValueError(
-            "the optimizer holds parameters that are not the model's, or are frozen; build it from the parameters that "
-            "it is given, and put all that learns into the model, for instance an nn.ModuleDict"
+            f"the optimizer holds {held}: build it from the list that it is given, which leaves out what is frozen, "
+            "and put all that learns into the model, for instance an nn.ModuleDict"
         )
+    if (closure := signature(made.step).parameters.get("closure")) and closure.default is closure.empty:
+        raise TypeError(f"{type(made).__name__} runs the objective several times a step, which fit does not; {fix}")
     return made
 
 
 def _factor(schedule: Schedule, progress: float) -> float:
-    factor = float(schedule(progress))
-    if not 0 <= factor < math.inf:
-        raise ValueError(f"the schedule must give finite factors, 0 or more, not {factor} at progress {progress:.3g}")
+    given = schedule(progress)
+    factor = _as_number(given)
+    if factor is None or not 0 <= factor < math.inf:
+        raise ValueError(
+            f"the schedule must give finite factors, 0 or more, not {given!r:.80} at progress {progress:.3g}"
+        )
     return factor
+
+
+def _as_number(value: object) -> float | None:
+    """A single number of Python, NumPy, pandas or PyTorch as Python's; None for everything else."""
+    try:
+        return None if isinstance(value, str | bytes) else float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _named(result: Tensor | Mapping[str, Tensor] | None, *, may_be_none: bool) -> Mapping[str, Tensor] | None:
@@ -335,9 +371,9 @@ def _named(result: Tensor | Mapping[str, Tensor] | None, *, may_be_none: bool) -
     if taken := sorted({"seconds", "learning_rate"} & terms.keys()):
         raise ValueError(f"the objective must not name its terms {taken}: the history has such columns; rename them")
     for name, value in terms.items():
-        if not isinstance(value, Tensor) or value.numel() != 1:
+        if not isinstance(value, Tensor) or value.numel() != 1 or not isinstance(name, str):
             given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"every term of the objective must be one scalar tensor; its {name!r} is {given}")
+            raise ValueError(f"every term of the objective must be one scalar tensor by name; its {name!r} is {given}")
     return terms
 
 
@@ -346,13 +382,11 @@ def _evaluated(
 ) -> dict[str, float]:
     """What ``evaluate`` returned, as plain numbers, since a checkpoint can hold no others."""
     if not isinstance(result, Mapping):
-        raise ValueError(f"evaluate must return a dict of named numbers, not {result!r}; end it with return {{…}}")
-    numbers = {}
-    for name, value in result.items():
-        try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"evaluate must return single numbers, but its {name!r} is {value!r:.80}") from None
+        raise ValueError(f"evaluate must return a dict of named numbers, not {result!r:.80}; end it with return {{…}}")
+    numbers = {name: _as_number(value) for name, value in result.items()}
+    if wrong := [name for name, value in numbers.items() if value is None or not isinstance(name, str)]:
+        name = wrong[0]
+        raise ValueError(f"evaluate must return single numbers by name, but its {name!r} is {result[name]!r:.80}")
     if taken := sorted(numbers.keys() & row.keys()):
         raise ValueError(f"evaluate must not name its numbers {taken}: the history has such columns; rename them")
     if monitor is not None and monitor not in numbers:
@@ -371,10 +405,29 @@ def _epochs_since_best(rows: list[dict[str, float]], monitor: str, better: Bette
 def _training_mode(model: nn.Module) -> None:
     """Training mode for all but frozen modules, whose batch statistics and dropout belong to what they know."""
     model.train()
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            module.eval()
+    for module in _frozen(model):
+        module.eval()
+
+
+def _frozen(model: nn.Module) -> list[nn.Module]:
+    """The modules that have parameters, none of which asks for a gradient; what is below such a one belongs to it."""
+    found = [(module, [each.requires_grad for each in module.parameters()]) for module in model.modules()]
+    return [module for module, asking in found if asking and not any(asking)]
+
+
+def _changing(model: nn.Module) -> list[Tensor]:
+    """The tensors of the model that a training may change, in order: all but those of frozen modules.
+
+    Moving averages are frozen, and change nevertheless.
+    """
+    averages = [module for module in model.modules() if isinstance(module, AveragedModel)]
+    still = _tensors(*_frozen(model)).keys() - _tensors(*averages).keys()
+    return [tensor for key, tensor in _tensors(model).items() if key not in still]
+
+
+def _tensors(*modules: nn.Module) -> dict[int, Tensor]:
+    """Their parameters and buffers, by id."""
+    return {id(each): each for module in modules for each in (*module.parameters(), *module.buffers())}
 
 
 def _frame(rows: list[dict[str, float]]) -> pd.DataFrame:
@@ -402,10 +455,11 @@ def _check_weights(model: nn.Module, epoch: int) -> None:
         )
 
 
-def _check_work(model: nn.Module, train: Batches, schedule: Schedule | None) -> None:
+def _check_work(model: nn.Module, train: Batches, schedule: Schedule | None, tag: str | None) -> None:
     """Raise unless there is something to train, and something to train it on."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, not {type(model).__name__}; wrap several in an nn.ModuleDict")
+    network(model)
+    if tag is not None and not isinstance(tag, str):
+        raise TypeError(f"tag must be a text that names the training, not {tag!r:.80}")
     if not all(hasattr(train, name) for name in ("batches", "origin", "__len__")):
         raise TypeError(
             f"train must be a Split or another stream of batches, not {type(train).__name__}; make one of arrays with "
@@ -425,7 +479,9 @@ def _direction(
 ) -> Better | None:
     """Which way the monitored number is better, once what decides the best epoch is known to fit together."""
     if evaluate is not None and not callable(evaluate):
-        raise TypeError(f"evaluate must be a function of the model, not {evaluate!r}")
+        raise TypeError(f"evaluate must be a function of the model, not {evaluate!r:.80}")
+    if monitor is not None and not isinstance(monitor, str):
+        raise TypeError(f"monitor must be the name of one number of evaluate, not {monitor!r:.80}")
     if monitor is not None and evaluate is None:
         raise ValueError(f"monitor={monitor!r} needs evaluate=..., the function that returns it")
     if patience is not None and (monitor is None or whole(patience, "patience", least=None) < 1):

@@ -54,6 +54,7 @@ def test_an_interrupted_training_ends_at_the_same_numbers(tiny_split: MakeSplit,
             schedule=cosine,
             evaluate=lambda model: {"mean": predict(model, split).mean().item()},
             checkpoint=checkpoint,
+            tag="the same training",
         )
 
     whole = network(dropout=0.5)
@@ -74,7 +75,8 @@ def test_an_interrupted_training_ends_at_the_same_numbers(tiny_split: MakeSplit,
 def test_a_checkpoint_holds_whatever_kind_of_number_evaluate_returns(tiny_split: MakeSplit, tmp_path: Path) -> None:
     """NumPy's scalars, which most metrics return, cannot be read back from a checkpoint."""
     kinds = {"numpy": np.float64(0.5), "tensor": torch.tensor(0.25), "whole": 3}
-    options = {"evaluate": lambda model: kinds, "monitor": "numpy", "checkpoint": tmp_path / "run.pt", "epochs": 2}
+    options = {"evaluate": lambda model: kinds, "monitor": "numpy", "better": "lower"}
+    options |= {"checkpoint": tmp_path / "run.pt", "epochs": 2}
     history = quietly(network(), cross_entropy, tiny_split(), **options)
     again = quietly(network(), cross_entropy, tiny_split(), **options)
     assert history.equals(again)
@@ -82,19 +84,17 @@ def test_a_checkpoint_holds_whatever_kind_of_number_evaluate_returns(tiny_split:
 
 
 def test_a_finished_training_is_not_trained_again(tiny_split: MakeSplit, tmp_path: Path) -> None:
-    model = network()
-    expected = quietly(model, cross_entropy, tiny_split(), epochs=2, checkpoint=tmp_path / "run.pt")
+    model, options = network(), {"epochs": 2, "checkpoint": tmp_path / "run.pt", "tag": "the same training"}
+    expected = quietly(model, cross_entropy, tiny_split(), **options)
     again = network(seed=5)
-    found = quietly(
-        again, lambda *_: pytest.fail("trained again"), tiny_split(), epochs=2, checkpoint=tmp_path / "run.pt"
-    )
+    found = quietly(again, lambda *_: pytest.fail("trained again"), tiny_split(), **options)
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
     assert same(state(again), state(model))
 
 
 @pytest.mark.parametrize("steps", [4, 7, 10, 13])
 def test_patience_counts_on_through_an_interruption(tiny_split: MakeSplit, tmp_path: Path, steps: int) -> None:
-    marks, options = (5, 3, 4, 4, 4, 0), {"epochs": 6, "monitor": "nll", "patience": 3}
+    marks, options = (5, 3, 4, 4, 4, 0), {"epochs": 6, "monitor": "nll", "patience": 3, "tag": "the same training"}
     whole, all_marks = network(), Marks(*marks)
     expected = quietly(whole, cross_entropy, tiny_split(), evaluate=all_marks, **options)
     before, checkpoint = Marks(*marks), tmp_path / "run.pt"
@@ -109,7 +109,7 @@ def test_patience_counts_on_through_an_interruption(tiny_split: MakeSplit, tmp_p
 def test_a_training_that_ran_out_of_patience_stays_stopped_and_gives_its_best_weights(
     tiny_split: MakeSplit, tmp_path: Path
 ) -> None:
-    options = {"epochs": 6, "monitor": "nll", "patience": 2, "checkpoint": tmp_path / "run.pt"}
+    options = {"epochs": 6, "monitor": "nll", "patience": 2, "checkpoint": tmp_path / "run.pt", "tag": "the same"}
     evaluate = Marks(5, 3, 4, 4)
     quietly(network(), cross_entropy, tiny_split(), evaluate=evaluate, **options)
     again = network(seed=9)
@@ -131,7 +131,7 @@ def test_a_training_that_ran_out_of_patience_stays_stopped_and_gives_its_best_we
         pytest.param({"batch_size": 3}, "batch_size 5 .*3 here", id="batch size"),
         pytest.param({"samples": 9}, "samples 12 .*9 here", id="samples"),
         pytest.param({"evaluate": lambda model: {"nll": 1.0}, "monitor": "nll"}, "monitor", id="monitor"),
-        pytest.param({"optimizer": partial(torch.optim.Adam, lr=0.5)}, r"rates \[0.001\] .*\[0.5\] here", id="rate"),
+        pytest.param({"optimizer": partial(torch.optim.Adam, lr=0.5)}, r"rates \[\[0.001\]\] .*\[\[0.5\]\] here", id="rate"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_by_name(
@@ -150,8 +150,29 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(
 def test_a_checkpoint_of_another_network_is_refused_by_name(tiny_split: MakeSplit, tmp_path: Path) -> None:
     options: dict[str, Any] = {"epochs": 2, "checkpoint": tmp_path / "run.pt"}
     quietly(network(), cross_entropy, tiny_split(), **options)
-    with pytest.raises(ValueError, match=r"(?s)run\.pt .*another model or optimizer.*delete .*run\.pt"):
+    with pytest.raises(ValueError, match=r"run\.pt .*another training .*model checksum.*delete .*run\.pt"):
         quietly(mlp(17, classes=3), cross_entropy, tiny_split(), **options)
+
+
+@pytest.mark.parametrize("change", ["network", "optimizer"])
+def test_under_a_tag_another_network_or_optimizer_is_refused_and_the_model_stays_as_it_is(
+    tiny_split: MakeSplit, tmp_path: Path, change: str
+) -> None:
+    def one_group(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([{"params": parameters}], lr=0.1)
+
+    def two_groups(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.1}], lr=0.1)
+
+    options: dict[str, Any] = {"epochs": 2, "checkpoint": tmp_path / "run.pt", "tag": "mine"}
+    quietly(network(), cross_entropy, tiny_split(), optimizer=one_group, **options)
+    model = mlp(17, classes=3) if change == "network" else network(seed=5)
+    before = state(model)
+    # Two groups would be seen by their rates, were those not lists of as many numbers in both.
+    optimizer = one_group if change == "network" else two_groups
+    with pytest.raises(ValueError, match=r"(?s)run\.pt (belongs to|holds) another .*delete .*run\.pt"):
+        quietly(model, cross_entropy, tiny_split(), optimizer=optimizer, **options)
+    assert same(state(model), before)
 
 
 class Trap:

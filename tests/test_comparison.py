@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -70,9 +72,10 @@ def test_every_recipe_gets_the_data_the_seed_and_its_options(data: Data) -> None
 
 
 def test_numbers_of_any_kind_become_floats(data: Data) -> None:
-    result = {"tensor": torch.tensor(2.5), "numpy": np.float32(0.5), "int": 3, "bool": True, "infinite": math.inf}
-    runs = compare({"a": lambda data, seed: result}, data, seeds=[0], progress=False)
-    assert runs.loc[0, list(result)].tolist() == [2.5, 0.5, 3.0, 1.0, math.inf]
+    loss = torch.tensor(1.5, requires_grad=True)
+    result = {"tensor": torch.tensor(2.5), "loss": loss, "numpy": np.float32(0.5), "int": 3, "infinite": math.inf}
+    runs = compare({"a": lambda data, seed: result | {"bool": True}}, data, seeds=[0], progress=False)
+    assert runs.loc[0, [*result, "bool"]].tolist() == [2.5, 1.5, 0.5, 3.0, math.inf, 1.0]
     assert all(isinstance(value, float) for value in runs.loc[0, list(result)])
 
 
@@ -92,18 +95,157 @@ def test_the_table_knows_how_long_each_run_took(data: Data, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("recipes", "seeds"),
+    ("seeds", "kind"),
     [
-        pytest.param({}, [0], id="no recipes"),
-        pytest.param({"a": scratch}, [], id="no seeds"),
-        pytest.param({"a": scratch}, [0, 1, 0], id="a seed twice"),
-        pytest.param({"a": scratch}, [torch.tensor(1), torch.tensor(1)], id="a seed twice, as tensors"),
+        pytest.param([], ValueError, id="none"),
+        pytest.param([0, 1, 0], ValueError, id="one twice"),
+        pytest.param([torch.tensor(1), np.int64(1)], ValueError, id="one twice, of other types"),
+        pytest.param(5, TypeError, id="a number"),
+        pytest.param(0.5, TypeError, id="a fraction"),
+        pytest.param(np.array(5), TypeError, id="an array of no dimension"),
+        pytest.param("012", TypeError, id="text"),
+        pytest.param(b"012", TypeError, id="bytes, which are numbers"),
+        pytest.param(None, TypeError, id="None"),
     ],
 )
-def test_nothing_to_compare_is_refused(recipes: dict, seeds: list, data: Data) -> None:
-    with pytest.raises(ValueError, match=r"compare needs recipes and distinct seeds, not \["):
-        compare(recipes, data, seeds=seeds, progress=False)
+def test_without_distinct_seeds_there_is_nothing_to_compare(seeds: Any, kind: type[Exception], data: Data) -> None:
+    with pytest.raises(kind, match=r"seeds must be distinct whole numbers, at least one, such as range\(5\), not "):
+        compare({"a": scratch}, data, seeds=seeds, progress=False)
     assert not RUNS
+
+
+@pytest.mark.parametrize(
+    ("seeds", "kind", "words"),
+    [
+        pytest.param([0, 0.5], TypeError, "a whole number, not 0.5 of type float", id="a fraction"),
+        pytest.param([0, 1.0], TypeError, "a whole number, not 1.0 of type float", id="a float"),
+        pytest.param(np.array([0.0, 1.0]), TypeError, "a whole number, not .*0.0.* of type float64", id="floats"),
+        pytest.param((seed / 2 for seed in range(3)), TypeError, "a whole number, not 0.0", id="a generator of floats"),
+        pytest.param(["0"], TypeError, "a whole number, not '0' of type str", id="text"),
+        pytest.param([None], TypeError, "a whole number, not None of type NoneType", id="None"),
+        pytest.param([True], TypeError, "a whole number, not True of type bool", id="a bool"),
+        pytest.param([np.True_], TypeError, r"a whole number, not .*True.* of type bool", id="NumPy's bool"),
+        pytest.param(torch.tensor([True]), TypeError, r"a whole number, not tensor\(True\) of type", id="torch's bool"),
+        pytest.param(np.arange(4).reshape(2, 2), TypeError, "a whole number, not .* of type ndarray", id="a matrix"),
+        pytest.param([0, -1], ValueError, "0 or more, not -1", id="a negative one"),
+    ],
+)
+def test_a_seed_that_is_no_whole_number_is_refused(seeds: Any, kind: type[Exception], words: str, data: Data) -> None:
+    with pytest.raises(kind, match=f"each of the seeds must be {words}"):
+        compare({"a": scratch}, data, seeds=seeds, progress=False)
+    assert not RUNS
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [range(2), (0, 1), np.arange(2), torch.arange(2), (seed for seed in range(2)), pd.Series([0, 1])],
+    ids=["range", "tuple", "NumPy", "torch", "generator", "pandas"],
+)
+def test_whole_numbers_of_any_kind_are_seeds(seeds: Any, data: Data) -> None:
+    runs = compare({"a": scratch}, data, seeds=seeds, progress=False)
+    assert RUNS == [("scratch", 0), ("scratch", 1)]
+    assert runs["seed"].tolist() == [0, 1]
+    assert all(type(seed) is int for _, seed in RUNS)
+
+
+@pytest.mark.parametrize(
+    ("recipes", "kind", "words"),
+    [
+        pytest.param(
+            {}, ValueError, r"functions by name, at least one, such as \{'KD': student\}, not \{\}", id="none"
+        ),
+        pytest.param([scratch], TypeError, r"functions by name, .*, not \[<function scratch", id="a list"),
+        pytest.param(scratch, TypeError, r"functions by name, .*, not <function scratch", id="a function"),
+        pytest.param(None, TypeError, r"functions by name, .*, not None", id="None"),
+        pytest.param(
+            {"a": scratch, 1: scratch}, TypeError, r"functions by name, .*, not \{'a': .*, 1: ", id="a number"
+        ),
+        pytest.param({None: scratch}, TypeError, r"functions by name, .*, not \{None: ", id="None as a name"),
+    ],
+)
+def test_recipes_are_functions_by_name(recipes: Any, kind: type[Exception], words: str, data: Data) -> None:
+    with pytest.raises(kind, match=f"recipes must be {words}"):
+        compare(recipes, data, seeds=[0], progress=False)
+    assert not RUNS
+
+
+@pytest.mark.parametrize("recipe", [None, "scratch", {"errors": 1.0}, 3.0])
+def test_a_recipe_that_cannot_be_called_is_refused_before_any_run(recipe: Any, data: Data) -> None:
+    with pytest.raises(TypeError, match="recipe 'b' must be a function, which compare will call, not "):
+        compare({"a": scratch, "b": recipe}, data, seeds=[0], progress=False)
+    assert not RUNS
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (lambda data, seed, *, alpha: {"errors": 1.0}, "missing a required argument: 'alpha'"),
+        (lambda data: {"errors": 1.0}, "too many positional arguments"),
+        (partial(scratch, 1), "too many positional arguments"),
+    ],
+    ids=["an option left open", "no seed", "an option without a name"],
+)
+def test_a_recipe_that_takes_other_arguments_is_refused_before_any_run(recipe: Any, words: str, data: Data) -> None:
+    words = (
+        rf"recipe 'b' is called as recipe\(data, seed\), which does not fit \({words}\); fix .* by name with functools"
+    )
+    with pytest.raises(TypeError, match=words):
+        compare({"a": scratch, "b": recipe}, data, seeds=[0], progress=False)
+    assert not RUNS
+
+
+def test_a_recipe_that_does_not_tell_its_arguments_is_taken_at_its_word(data: Data) -> None:
+    with pytest.raises(ValueError, match="no signature found"):
+        inspect.signature(partial(dict, errors=1.0))
+    with pytest.raises(TypeError, match="expected at most 1 argument, got 2"):
+        compare({"a": partial(dict, errors=1.0)}, data, seeds=[0], progress=False)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("given", ["None", "a split", "the class", "a name"])
+def test_data_of_another_kind_are_refused(given: str, cached: bool, data: Data, tmp_path: Path) -> None:
+    other = {"None": None, "a split": data.train, "the class": Data, "a name": "mnist"}[given]
+    with pytest.raises(
+        TypeError, match=r"data must be a Data, which load_data\(\) returns, not (NoneType|Split|type|str)"
+    ):
+        compare({"a": scratch}, other, seeds=[0], cache=tmp_path / "cache" if cached else None, progress=False)
+    assert not RUNS and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cache", [5, True, b"cache", ["cache"], ""])
+def test_a_cache_that_is_no_path_is_refused(
+    cache: Any, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match="cache must be the path of a folder, or None to remember nothing, not "):
+        compare({"a": scratch}, data, seeds=[0], cache=cache, progress=False)
+    assert not RUNS and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "no" * 200])
+def test_a_cache_that_cannot_be_written_is_refused_before_any_run(place: str, data: Data, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=rf"nothing can be written to {tmp_path / place} \(.*\); give another folder"):
+        compare({"a": scratch}, data, seeds=[0], cache=tmp_path / place, progress=False)
+    assert not RUNS
+
+
+def test_a_cache_may_be_in_the_home_of_the_user(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    compare({"a": scratch}, data, seeds=[0], cache="~/cache", progress=False)
+    assert len(list((tmp_path / "home" / "cache").glob("*.json"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_an_error_names_the_recipe_and_the_seed_it_comes_from(data: Data) -> None:
+    def fails(data: Data, seed: int) -> dict[str, float]:
+        raise KeyError("errors") if seed == 2 else KeyboardInterrupt
+
+    with pytest.raises(KeyError, match="errors") as caught:
+        compare({"a": scratch, "b": fails}, data, seeds=[2], progress=False)
+    assert caught.value.__notes__ == ["While waiting for recipe 'b' with seed 2."]
 
 
 WRONG_RESULTS = [
@@ -116,6 +258,9 @@ WRONG_RESULTS = [
     pytest.param(
         {"x": torch.zeros(2)}, r"recipe 'a' must return numbers, but 'x' is tensor\(\[0., 0.\]\)", id="tensor"
     ),
+    pytest.param({"x": b"12"}, "recipe 'a' must return numbers, but 'x' is b'12'", id="bytes"),
+    pytest.param({"x": 10**400}, "recipe 'a' must return numbers, but 'x' is 1000", id="beyond floats"),
+    pytest.param({1: 2.0, "x": 1.0}, r"recipe 'a' must name its numbers with text, not \[1\]", id="a name is a number"),
     pytest.param({"x": [1, 2]}, r"recipe 'a' must return numbers, but 'x' is \[1, 2\]", id="list"),
     pytest.param({"x": 1, "seed": 2}, r"must not name its numbers \['seed'\]", id="named as a column"),
 ]
@@ -213,13 +358,61 @@ def test_the_league_takes_what_compare_gives(data: Data) -> None:
     assert alone.loc["only", "±"] == pytest.approx(mean_interval([100, 110, 120]).half_width)
 
 
-@pytest.mark.parametrize(
-    ("metric", "baseline"), [("accuracy", "scratch"), ("errors", "teacher")], ids=["metric", "baseline"]
-)
-def test_an_unknown_metric_or_baseline_is_refused_with_the_known_ones(metric: str, baseline: str) -> None:
-    words = rf"no '{metric}' or no '{baseline}'.*'errors', 'seconds'\].*\['scratch', 'KD', 'luck'\]"
+@pytest.mark.parametrize("metric", ["accuracy", "note", "seed", "recipe", None, ["errors"], 3])
+def test_a_metric_that_is_no_column_of_numbers_is_refused_with_those_that_are(metric: Any) -> None:
+    words = rf"metric must be one of the columns of numbers \['errors', 'seconds'\], not {re.escape(repr(metric))}"
     with pytest.raises(ValueError, match=words):
-        league(tiny_runs(), metric, baseline=baseline)
+        league(tiny_runs().assign(note="text"), metric, baseline="scratch")
+
+
+@pytest.mark.parametrize("baseline", ["teacher", None, 0, ["KD"], np.array(["scratch", "KD"])])
+def test_an_unknown_baseline_is_refused_with_the_known_ones(baseline: Any) -> None:
+    with pytest.raises(ValueError, match=r"baseline must be one of the recipes \['scratch', 'KD', 'luck'\], not "):
+        league(tiny_runs(), "errors", baseline=baseline)
+
+
+@pytest.mark.parametrize("other", [None, [], {"recipe": ["a"]}, np.zeros((2, 3)), tiny_runs()["errors"]])
+def test_a_league_needs_a_table(other: Any) -> None:
+    with pytest.raises(TypeError, match=f"runs must be a table from compare, not a {type(other).__name__}"):
+        league(other, "errors", baseline="scratch")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda runs: runs.drop(columns="seed"),
+        lambda runs: runs.drop(columns="recipe"),
+        lambda runs: runs.set_index("seed"),
+        lambda runs: runs.pivot(index="seed", columns="recipe", values="errors"),
+        lambda runs: pd.concat([runs, runs], axis=1),
+        lambda runs: runs.assign(seed=runs["seed"].where(runs["seed"] < 10)),
+        lambda runs: runs.assign(recipe=runs["recipe"].where(runs["seed"] < 10)),
+    ],
+    ids=["no seed", "no recipe", "indexed", "pivoted", "columns twice", "a seed is missing", "a name is missing"],
+)
+def test_a_table_of_another_kind_is_no_league(change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    with pytest.raises(ValueError, match="runs must have a recipe and a seed in every row, and each column once, not "):
+        league(change(tiny_runs()), "errors", baseline="scratch")
+
+
+def test_a_run_that_is_there_twice_is_refused() -> None:
+    runs = tiny_runs()
+    more = pd.concat([runs, runs[runs["seed"] == 8].assign(errors=0.0)])
+    with pytest.raises(
+        ValueError, match="a recipe counts once per seed, but 'scratch' has two rows with seed 8; drop one"
+    ):
+        league(more, "errors", baseline="scratch")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_run_without_a_finite_number_is_named(value: float) -> None:
+    runs = tiny_runs()
+    runs.loc[4, "errors"] = value
+    with pytest.raises(ValueError, match=f"needs finite numbers, but 'errors' of 'KD' with seed 9 is {value}"):
+        league(runs, "errors", baseline="scratch")
+    runs["errors"] = runs["errors"].where(runs.index != 4).astype("Int64")
+    with pytest.raises(ValueError, match="needs finite numbers, but 'errors' of 'KD' with seed 9 is <NA>"):
+        league(runs, "errors", baseline="scratch")
 
 
 def test_one_seed_is_no_league() -> None:

@@ -13,7 +13,8 @@ import threading
 import types
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,12 +147,15 @@ def test_a_pool_of_processes_gives_the_table_of_one_process_bit_for_bit(
     assert files[0] == files[1] and len(files[0]) == 6  # one may go on with what the other has begun
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_dask_gives_the_table_of_one_process_bit_for_bit(cached: bool, data: Data, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cached", [False, True], ids=["", "cached"])
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["threads", "processes"])
+def test_dask_gives_the_table_of_one_process_bit_for_bit(
+    processes: bool, cached: bool, data: Data, tmp_path: Path
+) -> None:
     distributed = pytest.importorskip("distributed")
     folders = [tmp_path / "dask", tmp_path / "one"] if cached else [None, None]
     with (
-        distributed.LocalCluster(2, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(2, threads_per_worker=2, processes=processes, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
         runs = compare(RATES, data, seeds=(3, 0), cache=folders[0], executor=client.get_executor(), progress=False)
@@ -352,6 +356,24 @@ def test_the_error_of_a_run_comes_back_with_its_recipe_and_seed(
     assert not list((tmp_path / "cache").glob("*.json"))
 
 
+class Talkative(Exception):
+    """Pickle cannot make it anew from what it is printed with."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} in {where}")
+
+
+def talkative(data: Data, seed: int) -> dict[str, float]:
+    raise Talkative("nothing", "sight")
+
+
+def test_an_error_that_cannot_travel_is_quoted_and_breaks_no_pool(data: Data, pool: ProcessPoolExecutor) -> None:
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="Talkative: nothing in sight") as caught:
+            compare({"bad": talkative}, data, seeds=[4], executor=pool, progress=False)
+        assert caught.value.__notes__ == ["While waiting for recipe 'bad' with seed 4."]
+
+
 def test_after_an_error_no_further_run_begins(data: Data) -> None:
     def first_fails(futures: list[Future], work: list[Callable]) -> None:
         futures[1].set_running_or_notify_cancel()
@@ -395,12 +417,13 @@ def test_an_interruption_while_runs_are_handed_out_cancels_them(data: Data) -> N
     assert [future.cancelled() for future in executor.futures][:2] == [True, True]
 
 
-def test_a_worker_that_dies_is_explained(data: Data) -> None:
+@pytest.mark.parametrize("kind", [BrokenProcessPool, CancelledError])  # the second is Dask's
+def test_a_worker_that_dies_is_explained(kind: type[Exception], data: Data) -> None:
     def dies(futures: list[Future], work: list[Callable]) -> None:
-        futures[0].set_exception(BrokenExecutor("a process was terminated abruptly"))
+        futures[0].set_exception(kind("terminated abruptly"))
 
-    words = r"a worker process ended \(a process was terminated abruptly\).*memory.*__main__.*Make a new executor"
-    with pytest.raises(BrokenExecutor, match=words):
+    words = r"a worker ended before its run did \(.*terminated abruptly'\).*memory.*__main__.*make a new executor"
+    with pytest.raises(kind, match=words):
         compare({"a": one_way}, data, seeds=[0], executor=Waiting(1, dies), progress=False)
 
 
@@ -411,7 +434,7 @@ def test_a_worker_with_other_versions_is_refused(other: str, data: Data) -> None
             assert versions == {"torch": torch.__version__, "kd_course": package_checksum()}
             return super().do(function, job, recipe, shared, versions | {other: "0.1"})
 
-    with pytest.raises(RuntimeError, match=rf"a worker has .*, but needs .*'{other}': '0.1'.*install the same"):
+    with pytest.raises(RuntimeError, match=rf"a worker has .*, this process has .*'{other}': '0.1'.*install the same"):
         compare({"a": one_way}, data, seeds=[0], executor=Old(), progress=False)
 
 

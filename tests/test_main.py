@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import io
 import os
 import platform
 import re
@@ -134,7 +135,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KD_COURSE_DEVICE", "abacus")
     found = fault("device")
     assert "abacus" in str(found)
-    assert found.fix == "unset KD_COURSE_DEVICE"
+    assert found.fix == "correct or unset KD_COURSE_DEVICE"
 
 
 @pytest.mark.parametrize(
@@ -229,6 +230,18 @@ def test_an_unexpected_error_is_a_failed_line(monkeypatch: pytest.MonkeyPatch, c
     assert "[ OK ] two         2" in lines
 
 
+class Gone(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("terminal", [Gone(), io.TextIOWrapper(io.BytesIO(), encoding="ascii")], ids=["gone", "ascii"])
+def test_printing_is_no_part_of_a_check(monkeypatch: pytest.MonkeyPatch, terminal: io.TextIOBase):
+    monkeypatch.setattr(pre, "CHECKS", {"one": lambda: "28×28 ж", "two": lambda: "2"})
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert preflight() is True
+
+
 def run(**environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a learner types it."""
     command = [sys.executable, "-m", "kd_course"]
@@ -249,6 +262,85 @@ def test_the_command_says_ready():
     if ("FAIL", "memory") not in rows:  # other programs may have it all
         assert found.returncode == 0
         assert found.stdout.splitlines()[-1] == "Ready."
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "ascii"])
+def test_the_command_runs_on_terminals_that_know_few_signs(encoding: str):
+    found = run(PYTHONIOENCODING=encoding)
+    assert (
+        "[ OK ] data        digits: train 1,000, validation 297, test 500 (UCI digits, resized to 28x28)"
+        in found.stdout
+    )
+    assert "Unicode" not in found.stdout + found.stderr
+
+
+def test_the_command_names_a_missing_package_even_if_it_is_pytorch():
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('kd_course', run_name='__main__')"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    assert found.returncode == 1
+    assert "[FAIL] torch       cannot be imported" in found.stdout
+    assert "pip install --upgrade 'torch>=2.11'" in found.stdout
+    assert "Traceback" not in found.stderr
+
+
+def test_the_command_takes_no_arguments():
+    command = [sys.executable, "-m", "kd_course", "studies"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    assert found.returncode == 2
+    assert "unrecognized arguments: studies" in found.stderr
+
+
+# --- the command for studies: its arguments -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def studies(monkeypatch: pytest.MonkeyPatch):
+    """Runs ``python -m kd_course.studies`` with these arguments; no study is run, and what would be is returned."""
+    from kd_course.studies import __main__ as command
+
+    ran: list[str] = []
+    table = SimpleNamespace(to_string=lambda: "error 0.3 ± 0.1, 28×28")
+    monkeypatch.setattr(
+        command, "study", lambda name, fast: SimpleNamespace(question="T² → ?", table=lambda runs: table)
+    )
+    monkeypatch.setattr(command, "run", lambda name, **options: ran.append(name) or table)
+
+    def call(*arguments: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["kd_course.studies", *arguments])
+        command.main()
+        return ran
+
+    return call
+
+
+def test_studies_print_on_any_terminal(studies, monkeypatch: pytest.MonkeyPatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert studies("hinton", "pair") == ["hinton", "pair"]
+    assert written.getvalue().decode("ascii").split("\n")[:2] == ["hinton: T? -> ?", "error 0.3 +- 0.1, 28x28"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["hinton", "par"], "there is no study 'par'; there are: hinton, "),
+        (["--seeds", "0"], "--seeds must be 1 or more, not 0"),
+        (["--workers", "-1"], "--workers must be 1 or more, not -1"),
+        (["--seeds", "five"], "invalid int value: 'five'"),
+        (["--folder", "{file}/x"], "nothing can be written to {file}/x (Not a directory)"),
+        (["--folder", "~nobody-has-this-name/x"], "--folder"),
+    ],
+)
+def test_studies_refuse_wrong_arguments_before_the_first_one_runs(
+    studies, tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], says: str
+):
+    file = tmp_path / "a file"
+    file.touch()
+    with pytest.raises(SystemExit, match="2"):
+        studies(*(argument.format(file=file) for argument in arguments))
+    out, err = capsys.readouterr()
+    assert says.format(file=file) in err
+    assert out == ""
 
 
 def test_the_command_fails_visibly():

@@ -566,20 +566,23 @@ def changed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 CHANGES: dict[str, Callable[[Split], Split]] = {
-    "a pixel": lambda split: replace(split, images=changed(split.images)),
+    "a pixel": lambda split: replace(split, inputs={"images": changed(split.images)}),
+    "another name for an input": lambda split: replace(split, inputs={"tokens": split.images}),
+    "a second input": lambda split: replace(split, inputs={**split.inputs, "twice": split.images}),
+    "no labels": Split.unlabelled,
     "a label": lambda split: replace(split, labels=changed(split.labels)),
     "a sample number": lambda split: replace(split, indices=changed(split.indices)),
     "the order": lambda split: split.subset(torch.arange(len(split)).flip(0)),
     "one sample less": lambda split: split.subset(range(len(split) - 1)),
-    "a teacher logit": lambda split: replace(split, teacher_logits=changed(split.teacher_logits)),
-    "no teacher logits": lambda split: replace(split, teacher_logits=None),
+    "a teacher logit": lambda split: split.with_teacher(changed(split.teacher_logits)),
+    "no teacher logits": lambda split: replace(split, teacher=split.teacher_features),
     "a feature": lambda split: split.with_features(
         split.teacher_features | {"stage2": changed(split.teacher_features["stage2"])}
     ),
     "features of other names": lambda split: split.with_features(
         {"stage2": split.teacher_features["stage1"], "stage1": split.teacher_features["stage2"]}
     ),
-    "no features": lambda split: replace(split, teacher_features={}),
+    "no features": lambda split: split.with_features({}),
 }
 
 
@@ -602,7 +605,8 @@ def test_the_fingerprint_notices_another_data_set_and_splits_that_change_places(
 
 def test_the_fingerprint_depends_on_values_alone(data: Data) -> None:
     data = with_teacher(data)
-    copied = replace(data.train, images=data.train.images.clone().transpose(2, 3).contiguous().transpose(2, 3))
+    images = data.train.images.clone().transpose(2, 3).contiguous().transpose(2, 3)
+    copied = replace(data.train, inputs={"images": images})
     assert not copied.images.is_contiguous()
     again = replace(data, train=copied, source="from elsewhere")
     assert fingerprint(again) == fingerprint(data) == fingerprint(with_teacher(data))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import graphlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -123,7 +127,7 @@ def test_the_files_of_a_folder_import_each_other_in_one_direction(name: str):
 def test_the_library_can_be_read_in_an_afternoon():
     """Without its two annexes; a larger plan may raise the number, an oversight may not."""
     library = [path for name, path in MODULES.items() if family(name) not in ("checks", "studies")]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in library) <= 4_400
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in library) <= 5_600
 
 
 @pytest.mark.parametrize("annex", ["checks", "studies"])
@@ -226,7 +230,7 @@ def test_one_version():
 
 def test_one_linter():
     """The pinned ruff is the one that pre-commit runs."""
-    (pinned,) = (line for line in PROJECT["optional-dependencies"]["test"] if line.startswith("ruff"))
+    (pinned,) = (line for line in PROJECT["optional-dependencies"]["check"] if line.startswith("ruff"))
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     (revision,) = (repository["rev"] for repository in hooks if "ruff" in repository["repo"])
     assert pinned == f"ruff=={revision.removeprefix('v')}"
@@ -333,12 +337,278 @@ def test_fork_refuses_what_is_not_a_slug(tmp_path: Path, slug: str):
     assert (tmp_path / "pyproject.toml").read_bytes() == (ROOT / "pyproject.toml").read_bytes()
 
 
+def test_fork_leaves_a_file_whole_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: Callable[[str], ModuleType]
+):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "README.md").write_text(f"https://github.com/{SLUG}\n" * 100, encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    module = tool("fork")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    write = Path.write_bytes
+
+    def fill(path: Path, content: bytes) -> None:
+        write(path, content[:50])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fill)
+        with pytest.raises(SystemExit, match=r"README\.md could not be written .*No space left.*run this again"):
+            module.main(["me/mine"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    module.main(["me/mine"])
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "https://github.com/me/mine\n" * 100
+
+
+def test_fork_keeps_modes_and_bytes_that_are_no_text(tmp_path: Path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "binder").mkdir()
+    script = tmp_path / "binder" / "postBuild"
+    script.write_bytes(f"# caf\xe9 https://github.com/{SLUG}\n".encode("latin-1"))
+    script.chmod(0o755)
+    run = fork(tmp_path, "me/mine")
+    assert run.returncode == 0, run.stderr
+    assert script.read_bytes() == b"# caf\xe9 https://github.com/me/mine\n"
+    assert sys.platform == "win32" or script.stat().st_mode & 0o777 == 0o755
+
+
 def fork(root: Path, slug: str) -> subprocess.CompletedProcess[str]:
     """Run the fork command as it stands in the tree at ``root``."""
     (root / "tools").mkdir(exist_ok=True)
     shutil.copy(ROOT / "tools" / "fork.py", root / "tools")
     command = [sys.executable, "-I", str(root / "tools" / "fork.py"), slug]
     return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+
+
+# --- make: nothing is lost, and no text reaches a shell --------------------------------------------------------------
+
+NO_SHELL = "#!/bin/sh\n"  # a program that stands for Python; what it is told is in the file beside it
+RECORDS = NO_SHELL + 'test "$1" = tools/with_options.py && exec {python} "$@"\nprintf "<%s>\\n" "$@" >> told\n'
+TEXTS = ("PYTHON", "PIP_ARGS", "EXTRAS", "LAB_ARGS", "PYTEST_ARGS", "STUDY", "SEEDS", "FAST", "SLUG")
+ATTACKS = [
+    "x; touch PWNED",
+    "`touch PWNED`",
+    "x' ; touch PWNED ; '",
+    'x" ; touch PWNED ; "',
+    "x && touch PWNED",
+    "> PWNED",
+]
+
+
+class Course(NamedTuple):
+    """A project folder whose environment only records what it is told, in a folder with a name to stumble over."""
+
+    root: Path
+
+    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        outside = {name: value for name, value in outside.items() if name not in TEXTS} | environment
+        command = ["make", *arguments]
+        return subprocess.run(command, cwd=self.root, env=outside, capture_output=True, encoding="utf-8", check=False)
+
+    def told(self) -> list[str]:
+        """The words that the stand-in for Python was told, beside those that count the cores."""
+        told = self.root / "told"
+        return re.findall(r"<(.*)>\n", told.read_text(encoding="utf-8")) if told.exists() else []
+
+    def environment(self, name: str, *, ready: bool = True) -> Path:
+        folder = self.root / name
+        (folder / "bin").mkdir(parents=True)
+        (folder / "pyvenv.cfg").touch()
+        program(folder / "bin" / "python", RECORDS.format(python=sys.executable))
+        if ready:
+            (folder / ".ready").touch()
+        return folder
+
+
+def program(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    if shutil.which("make") is None:
+        pytest.skip("there is no make on this machine")
+    root = tmp_path / "my course's"
+    (root / "tools").mkdir(parents=True)
+    for name in ("kd_course", "notebooks", "tests"):
+        (root / name).mkdir()
+    for file in ("Makefile", "pyproject.toml", "tools/fork.py", "tools/with_options.py"):
+        if (ROOT / file).exists():
+            shutil.copy(ROOT / file, root / file)
+    return Course(root)
+
+
+VENVS = ["../My Envs/kd", "..", "../elsewhere", "", " ", "/", "-x", "~/a"]
+VENVS += ["a;b", "a'b", 'a"b', "a`b`", "a|b", "a*", "a:b", "a#b", "(a)", "a&b", "a\\b", "a%b", "{a,b}"]
+
+
+@pytest.mark.parametrize("target", ["clean", "unit", "help"])
+@pytest.mark.parametrize("venv", VENVS)
+def test_make_refuses_an_environment_that_is_not_one_plain_name(course: Course, venv: str, target: str):
+    kept = [course.root.parent / "My" / "thesis.txt", course.root.parent / "My Envs" / "kd" / "thesis.txt"]
+    for file in kept:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    found = course.make(target, f"VENV={venv}")
+    assert found.returncode == 2
+    assert "VENV must be one folder without spaces" in found.stderr
+    assert all(file.exists() for file in kept)
+    assert course.told() == []
+
+
+@pytest.mark.parametrize("attack", ["$(shell touch PWNED)", "$$(touch PWNED)", "$HOME", "x\ntouch PWNED"])
+@pytest.mark.parametrize("name", [*TEXTS, "VENV"])
+@pytest.mark.parametrize("where", ["command line", "environment"])
+def test_make_refuses_what_make_itself_would_act_on(course: Course, name: str, attack: str, where: str):
+    if where == "environment" and name == "VENV":
+        pytest.skip("VENV is not read from the environment, where other programs set it")
+    course.environment(".venv")
+    given = {"arguments": [f"{name}={attack}"]} if where == "command line" else {"environment": {name: attack}}
+    for target in ("help", "fork"):
+        found = course.make(target, *given.get("arguments", []), **given.get("environment", {}))
+        assert found.returncode == 2
+        assert f"{name} must not hold a dollar sign or a line break" in found.stderr
+    assert not (course.root / "PWNED").exists()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("SLUG", "fork"),
+        ("PYTHON", "fork"),
+        ("PYTHON", "unit"),
+        ("STUDY", "studies"),
+        ("SEEDS", "studies"),
+        ("FAST", "studies"),
+        ("PYTEST_ARGS", "unit"),
+        ("PYTEST_ARGS", "notebooks"),
+        ("LAB_ARGS", "lab"),
+        ("PIP_ARGS", "preflight"),
+        ("EXTRAS", "preflight"),
+    ],
+)
+def test_no_text_given_to_make_reaches_a_shell(course: Course, name: str, target: str, attack: str):
+    if (name, target) != ("PYTHON", "unit"):  # which has to make the environment first
+        course.environment(".venv", ready=name not in ("PIP_ARGS", "EXTRAS"))
+    course.make(target, f"{name}={attack}")
+    assert not list(course.root.rglob("PWNED"))
+    if name == "STUDY":
+        assert attack.split() == course.told()[2:]
+    if name in ("SEEDS", "EXTRAS"):
+        assert {"SEEDS": attack, "EXTRAS": f".[{attack}]"}[name] in course.told()
+
+
+def test_options_reach_their_program_as_the_words_that_a_shell_would_make_of_them(course: Course):
+    course.environment(".venv", ready=False)
+    found = course.make("unit", """PYTEST_ARGS=-m 'not slow' -k "a or (b and c)" -x""", "PIP_ARGS=--no-deps 'torch>=2'")
+    assert found.returncode == 0, found.stderr
+    told = course.told()
+    assert told[told.index("install") :][:5] == ["install", "--editable", ".[test]", "--no-deps", "torch>=2"]
+    assert told[-5:] == ["-m", "not slow", "-k", "a or (b and c)", "-x"]
+
+
+@pytest.mark.parametrize(("name", "target"), [("PYTEST_ARGS", "unit"), ("LAB_ARGS", "lab")])
+def test_an_open_quotation_mark_gets_a_sentence(course: Course, name: str, target: str):
+    course.environment(".venv")
+    found = course.make(target, f"{name}=-k 'a")
+    assert found.returncode == 2
+    assert "cannot be divided into words (No closing quotation); close every quotation mark" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(("fast", "expected"), [("1", ["--fast"]), ("", []), ("0", [])])
+def test_the_studies_get_their_names_seeds_and_speed(course: Course, fast: str, expected: list[str]):
+    course.environment(".venv")
+    assert course.make("studies", "STUDY=hinton pair", "SEEDS=3", f"FAST={fast}").returncode == 0
+    assert course.told() == ["-m", "kd_course.studies", "hinton", "pair", "--seeds", "3", *expected]
+
+
+def test_clean_deletes_what_was_made_here(course: Course):
+    """Two environments, builds and caches; no download, no result, nothing of another's."""
+    mine = [
+        course.environment(".venv"),
+        course.environment(".venv-oldest"),
+        course.root / "build",
+        course.root / "dist",
+    ]
+    mine += [course.root / "kd_course" / "__pycache__", course.root / "notebooks" / ".ipynb_checkpoints"]
+    kept = [course.root / "data" / "MNIST" / "raw", course.environment(".venv-other"), course.root / "notebooks"]
+    kept += [kept[1] / "lib" / "__pycache__"]
+    for folder in (*mine, *kept):
+        folder.mkdir(parents=True, exist_ok=True)
+    found = course.make("clean")
+    assert found.returncode == 0, found.stderr
+    assert not [folder for folder in mine if folder.exists()]
+    assert [folder for folder in kept if folder.exists()] == kept
+
+
+@pytest.mark.parametrize("missing", [".ready", "pyvenv.cfg"])
+def test_clean_leaves_what_make_did_not_make(course: Course, missing: str):
+    folder = course.environment("mine")
+    (folder / missing).unlink()
+    (folder / "thesis.txt").touch()
+    found = course.make("clean", "VENV=mine")
+    assert found.returncode == 0
+    assert "'mine' stays: it is no environment that make has made" in found.stderr
+    assert (folder / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("venv", [".", "./", "{root}", "{above}", "here"])
+def test_clean_never_deletes_the_course(course: Course, venv: str, tmp_path: Path):
+    plain = Course(tmp_path / "plain" / "course")
+    shutil.copytree(course.root, plain.root)
+    for folder in (plain.root, plain.root.parent):
+        (folder / ".ready").touch()
+        (folder / "pyvenv.cfg").touch()
+    (plain.root / "here").symlink_to(plain.root)
+    found = plain.make("clean", f"VENV={venv.format(root=plain.root, above=plain.root.parent)}")
+    assert found.returncode == 0
+    assert "stays" in found.stderr
+    assert (plain.root / "Makefile").exists()
+
+
+def test_an_environment_is_not_made_in_a_folder_with_other_files(course: Course):
+    """And is not deleted either, when making it would have failed."""
+    folder = course.root / "mine"
+    folder.mkdir()
+    (folder / "thesis.txt").touch()
+    python = program(course.root / "python", NO_SHELL + 'test "$1 $2" != "-m venv"\n')
+    found = course.make("unit", "VENV=mine", f"PYTHON={python}")
+    assert found.returncode == 2
+    assert "'mine' is there and no environment. Name a new folder" in found.stderr
+    assert (folder / "thesis.txt").exists()
+
+
+def test_an_environment_whose_python_is_gone_is_named_and_stays(course: Course):
+    folder = course.environment(".venv")
+    (folder / "bin" / "python").unlink()
+    found = course.make("unit", f"PYTHON={program(course.root / 'python', NO_SHELL + 'exit 0')}")
+    assert found.returncode == 2
+    assert "The Python of '.venv' is gone. Delete that folder, or name a new one" in found.stderr
+    assert folder.exists()
+
+
+def test_an_environment_that_cannot_be_made_leaves_nothing(course: Course):
+    python = program(course.root / "python", NO_SHELL + 'test "$1 $2" != "-m venv" || { mkdir -p "$3"; exit 1; }\n')
+    assert course.make("unit", f"PYTHON={python}").returncode == 2
+    assert not (course.root / ".venv").exists()
+
+
+def test_an_installation_that_was_interrupted_is_repeated_and_can_be_cleaned(course: Course):
+    broken = RECORDS.format(python=sys.executable) + 'test "$3" != install\n'
+    python = course.root / "python"
+    made = 'mkdir -p "$3/bin" && touch "$3/pyvenv.cfg" && cp broken "$3/bin/python"'
+    program(course.root / "broken", broken)
+    program(python, NO_SHELL + f'test "$1 $2" != "-m venv" || {{ {made}; }}\n')
+    for _ in range(2):
+        assert course.make("preflight", f"PYTHON={python}").returncode == 2
+    assert course.told().count("install") == 2 and "kd_course" not in course.told()
+    assert course.make("clean").returncode == 0
+    assert not (course.root / ".venv").exists()
 
 
 # --- what may be committed ------------------------------------------------------------------------------------------

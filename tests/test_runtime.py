@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from kd_course import runtime
 from kd_course.models import StudentNet
-from kd_course.runtime import available_cores, download_folder, in_checkout, pick_device, seeded, shipped, threads
+from kd_course.runtime import (
+    available_cores,
+    download_folder,
+    in_checkout,
+    pick_device,
+    seeded,
+    setting,
+    shipped,
+    threads,
+)
 
 
 @pytest.fixture
@@ -49,12 +60,54 @@ def test_an_empty_variable_counts_as_unset(machine, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
 def test_an_unavailable_device_is_refused_by_name_with_a_fix(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=f"device '{name}' .*'cpu'.*KD_COURSE_DEVICE") as info:
+    with pytest.raises(ValueError, match=f"device '{name}' .*pass 'cpu'") as info:
         pick_device(name)
-    assert "\n" not in str(info.value)
+    assert "\n" not in str(info.value) and "KD_COURSE_DEVICE" not in str(info.value)  # which had no part in it
     monkeypatch.setenv("KD_COURSE_DEVICE", name)
-    with pytest.raises(ValueError, match=f"device '{name}' "):
+    with pytest.raises(ValueError, match=f"device '{name}' .*KD_COURSE_DEVICE"):
         pick_device()
+
+
+@pytest.mark.parametrize("name", ["gpu", "GPU:0"])
+def test_who_asks_for_a_gpu_is_told_what_pytorch_calls_it(name: str) -> None:
+    with pytest.raises(ValueError, match="names for a GPU are 'cuda' and 'mps'"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["CPU", " cpu ", torch.device("cpu")])
+def test_a_device_is_known_by_any_of_its_forms(name: object) -> None:
+    assert pick_device(name) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("number", [0, np.int64(0), 1])
+def test_a_number_is_that_gpu_and_not_what_the_course_would_choose(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[torch.device] = []
+    monkeypatch.setattr(torch, "empty", lambda size, device: wanted.append(device))
+    pick_device(number)
+    assert wanted == [torch.device("cuda", int(number))]
+
+
+@pytest.mark.parametrize("name", [True, False, 1.5, b"cpu", ["cpu"], torch.zeros(1), torch.nn.Linear(1, 1)])
+def test_what_is_no_device_is_refused_in_a_sentence(name: object) -> None:
+    with pytest.raises(TypeError, match=f"^device must be a name such as 'cpu' .*not {type(name).__name__}$"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(' "cpu" ', "cpu"), ("'~/a b'", "~/a b"), ("  ", None), ('""', None), ("a'b", "a'b")]
+)
+def test_quotes_and_spaces_round_a_setting_are_no_part_of_it(
+    value: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KD_COURSE_DATA", value)
+    assert setting("KD_COURSE_DATA") == expected
+
+
+def test_a_quoted_device_is_that_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_COURSE_DEVICE", '"cpu"')
+    assert pick_device() == torch.device("cpu")
 
 
 def test_what_is_built_under_one_seed_is_the_same_and_under_another_is_not() -> None:
@@ -81,6 +134,56 @@ def test_a_seeded_block_puts_the_random_numbers_back_after_an_error() -> None:
     with pytest.raises(KeyError), seeded(0):
         raise KeyError(torch.rand(1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def drawn() -> tuple[float, float, float]:
+    """A number of each generator that a learner's objective may use."""
+    return torch.rand(()).item(), np.random.random(), random.random()  # noqa: NPY002
+
+
+def test_a_seed_decides_the_numbers_of_numpy_and_python_too() -> None:
+    with seeded(1):
+        first = drawn()
+    with seeded(1):
+        again = drawn()
+    with seeded(2):
+        other = drawn()
+    assert first == again and not set(first) & set(other)
+
+
+def test_a_seeded_block_puts_numpy_and_python_back_where_they_were() -> None:
+    with seeded(7):
+        expected = drawn()
+    with seeded(7):
+        with seeded(0):
+            drawn()
+        with pytest.raises(KeyError), seeded(0):
+            raise KeyError(drawn())
+        assert drawn() == expected
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**32 + 5, 2**64 - 1, np.int64(3), np.uint8(3)])
+def test_a_seed_is_any_whole_number_that_pytorch_takes(seed: int) -> None:
+    with seeded(seed):
+        first = drawn()
+    with seeded(int(seed)):
+        assert drawn() == first
+
+
+@pytest.mark.parametrize("seed", [0.5, 3.0, "5", None, True, float("nan"), 2**64, -(2**64)])
+def test_what_is_no_seed_is_refused_and_changes_no_generator(seed: object) -> None:
+    with seeded(4):
+        expected = drawn()
+    with seeded(4):
+        with pytest.raises((TypeError, ValueError), match=r"^seed must be"), seeded(seed):
+            pytest.fail("a block ran under no seed")
+        assert drawn() == expected
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2", None, True])
+def test_a_number_of_threads_that_is_none_is_refused(count: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^the number of threads must be"), threads(count):
+        pytest.fail("a block ran on no threads")
 
 
 def test_a_seeded_block_inside_another_does_not_disturb_it() -> None:

@@ -1,7 +1,7 @@
 """Run a command with further options that come as one text: ``with_options.py "-k 'a or b' -x" python -m pytest``.
 
-The text is divided into words as a shell would do it, and no shell reads it: ``;``, ``>`` and ``$(…)`` mean nothing here.
-The Makefile passes PYTEST_ARGS, PIP_ARGS and LAB_ARGS on in this way.
+The text is divided into words as a shell would do it, but no shell reads it: ``;`` and ``>`` mean nothing here. The
+Makefile passes PYTEST_ARGS, PIP_ARGS and LAB_ARGS on in this way.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class Exercise:
         if not callable(submission):
             return Verdict("wrong", f"pass the function itself (without calling it), not {type(submission).__name__}.")
         try:
-            with redirect_stdout(_Brief(sys.stdout)), redirect_stderr(_Brief(sys.stderr)), _own_world():
+            with redirect_stdout(_Brief(sys.stdout)), redirect_stderr(_Brief(sys.stderr)), seeded(0), _own_world():
                 for given in self.inputs:
                     self._examine(submission, given)
         except NotStarted:
@@ -234,7 +234,7 @@ class Exercise:
             return error
 
     def _ask(self, function: Submission, arguments: list[Any]) -> Any:
-        with _time_limit(self.seconds), _own_world():
+        with _time_limit(self.seconds):
             return self.probe(partial(ask, function), *arguments) if self.probe else ask(function, *arguments)
 
     def _alike(self, answer: Any, other: Any, given: Given) -> bool:
@@ -257,7 +257,8 @@ class Exercise:
 
 def ask(submission: Submission, *arguments: Any, **options: Any) -> Any:
     """Call the learner's function; an untouched stub is not a mistake."""
-    answer = submission(*arguments, **options)
+    with _own_world():
+        answer = submission(*arguments, **options)
     if answer is None or answer is ...:
         raise NotStarted
     if inspect.iscoroutine(answer):
@@ -360,8 +361,9 @@ def _own_world() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         if device.type != "cpu":
             torch.set_default_device("cpu")
-        with seeded(0), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            yield
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
+            with torch.inference_mode(False), torch.enable_grad():
+                yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002

@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 
 from kd_course._validation import whole
-from kd_course.data.arrays import as_images, as_indices, as_labels, as_table, stack_dataset
+from kd_course.data.arrays import (
+    as_images,
+    as_indices,
+    as_labels,
+    as_table,
+    as_tensor,
+    finite,
+    source_name,
+    stack_dataset,
+)
+from kd_course.runtime import pick_device
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -96,7 +106,8 @@ class Split(_Named):
             ``"top_log_probabilities"`` and ``"top_indices"`` (T = 1, over all classes).
 
     Raises:
-        ValueError: a table has not one row per sample.
+        TypeError: a table is no tensor, or ``labels`` or ``indices`` are no int64.
+        ValueError: a table has not one row per sample, or there is no input.
     """
 
     inputs: Mapping[str, Tensor]
@@ -106,30 +117,38 @@ class Split(_Named):
     teacher: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.inputs, Tensor):
+        if not isinstance(self.inputs, Mapping):  # images alone need no name
             object.__setattr__(self, "inputs", {"images": self.inputs})
-        labels = {} if self.labels is None else {"labels": self.labels}
-        for name, table in {**self.inputs, **labels, **self.teacher, "indices": self.indices}.items():
-            if not isinstance(table, Tensor) or not table.ndim:
-                raise TypeError(f"{name!r} must be a tensor of one row per sample, not {type(table).__name__}; use "
-                                "Split.from_arrays, which takes NumPy arrays and lists")  # fmt: skip
-            if len(table) != len(self.indices):
-                raise ValueError(
-                    f"{name!r} has {len(table):,} rows, but there are {len(self.indices):,} samples (so many indices); "
-                    "every table must have one row per sample"
-                )
+        if not self.inputs:
+            raise ValueError("a split needs at least one input, such as {'images': …} or {'tokens': …}")
+        numbers = {"indices": self.indices} | ({} if self.labels is None else {"labels": self.labels})
+        for named, wanted in ((self.inputs, "(N, …)"), (self.teacher, "(N, …)"), (numbers, "(N,) of int64")):
+            for name, table in named.items():
+                fits = isinstance(table, Tensor) and table.ndim > 0
+                if not fits or (named is numbers and (table.ndim != 1 or table.dtype != torch.int64)):
+                    given = f"{table.dtype} {tuple(table.shape)}" if isinstance(table, Tensor) else type(table).__name__
+                    raise TypeError(
+                        f"{name!r} must be a tensor {wanted}, one row per sample, not {given}; use Split.from_arrays, "
+                        "which takes NumPy arrays and lists"
+                    )
+                if len(table) != len(self.indices):
+                    raise ValueError(
+                        f"{name!r} has {len(table):,} rows, but there are {len(self.indices):,} samples (so many "
+                        "indices); every table must have one row per sample"
+                    )
 
     @classmethod
     def from_arrays(
-        cls, images: Any = None, labels: Any = None, *, origin: str = "own", indices: Any = None, **inputs: Any
+        cls, images: Any = None, labels: Any = None, *, origin: str | None = None, indices: Any = None, **inputs: Any
     ) -> Split:
         """A split of your own arrays: tensors, NumPy arrays or lists.
 
         Args:
-            images: (N, C, H, W) or (N, H, W); uint8, or floats between 0 and 1, or floats that were standardised. None
-                if the samples are no images.
+            images: (N, C, H, W) or (N, H, W); whole numbers in 0..255, or floats between 0 and 1, or floats that were
+                standardised. None if the samples are no images.
             labels: (N,), the number of each sample's class, from 0; None if there are none.
-            origin: a name for where the samples come from. Teacher tables are kept apart by it.
+            origin: a name for where the samples come from, by which teacher tables are kept apart; a checksum of the
+                inputs if None.
             indices: (N,), the number of each sample in its source; 0 … N-1 if None.
             **inputs: further inputs by name, (N, …) each, such as ``tokens=…``.
 
@@ -137,8 +156,8 @@ class Split(_Named):
             TypeError: what was given is no array of numbers.
             ValueError: shapes, lengths or values do not fit; the message says how to bring them into form.
 
-        >>> Split.from_arrays(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), [0, 1, 2, 1, 0])
-        Split(5 samples of own)
+        >>> Split.from_arrays(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), [0, 1, 2, 1, 0], origin="photos")
+        Split(5 samples of photos)
         """
         tables = {} if images is None else {"images": as_images(images)}
         tables |= {name: as_table(table, name) for name, table in inputs.items()}
@@ -149,7 +168,7 @@ class Split(_Named):
             tables,
             None if labels is None else as_labels(labels, count),
             torch.arange(count) if indices is None else as_indices(indices, count),
-            origin,
+            source_name("own", tables.values()) if origin is None else origin,
         )
 
     @classmethod
@@ -158,16 +177,17 @@ class Split(_Named):
 
         Args:
             dataset: item i is ``(image, class)``, or an image alone. An image is a tensor (C, H, W), or a picture of
-                Pillow; all have one size.
-            origin: a name for where the samples come from; the name of the dataset's class if None.
+                Pillow; all have one size. A picture with a palette becomes RGB.
+            origin: a name for where the samples come from; the dataset's class and a checksum if None.
             progress: show a bar.
 
         Raises:
-            TypeError: an item is something else.
+            TypeError: an item is something else, or the dataset has no length.
             ValueError: the dataset is empty, sizes differ, or :meth:`from_arrays` refuses what it holds.
         """
         images, labels = stack_dataset(dataset, progress)
-        return cls.from_arrays(images, labels, origin=origin or type(dataset).__name__)
+        name = source_name(type(dataset).__name__, [images]) if origin is None else origin
+        return cls.from_arrays(images, labels, origin=name)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -180,15 +200,16 @@ class Split(_Named):
     def with_teacher(self, tables: Tensor | Mapping[str, Tensor]) -> Split:
         """This split with what a teacher said. From here on shuffling and subsets move each row with its sample.
 
-        A table that :func:`~kd_course.inference.predict` made knows the samples it was made for, and is refused for
-        others. It is kept in its own type (float16 stays float16) until it is a batch; float64 becomes float32.
+        A table that :func:`~kd_course.inference.predict` made, or that was attached before, knows the samples it was
+        made for, and is refused for others; what you compute of it does not. A table is kept in its own type (float16
+        stays float16) until it is a batch; float64 becomes float32.
 
         Args:
             tables: logits (N, classes), row i for sample i, or several tables by name: logits of another shape,
                 features, or what :func:`~kd_course.inference.predict_top_k` returns.
 
         Raises:
-            TypeError: a table is no tensor.
+            TypeError: a table is no tensor, or a bare table is not floating point.
             ValueError: a table has another number of rows, was made for other samples, is empty, or holds NaN or
                 infinity; or a bare table is not 2-D.
         """
@@ -216,7 +237,10 @@ class Split(_Named):
         """A teacher's table as it is kept, once it is known to be one of these samples."""
         redo = f"make it with {'predict' if ndim else 'predict_features'}(teacher, split, …) on this very split"
         if not isinstance(table, Tensor):
-            raise TypeError(f"{what} must be a tensor, not {type(table).__name__}; use torch.as_tensor(…)")
+            fix = "use torch.as_tensor(…)" if isinstance(table, list) or hasattr(table, "__array__") else redo
+            raise TypeError(f"{what} must be a tensor, not {type(table).__name__}; {fix}")
+        if table.is_complex() or (ndim and not table.is_floating_point()):
+            raise TypeError(f"{what} must be floating-point numbers, not {table.dtype}; {redo}")
         if not table.ndim or len(table) != len(self) or (ndim and table.ndim != ndim) or 0 in table.shape[1:]:
             wanted = f"({len(self):,}, classes)" if ndim else f"({len(self):,}, …)"
             raise ValueError(
@@ -230,9 +254,9 @@ class Split(_Named):
             )
         table = table.detach().cpu()
         kept = table.float() if table.dtype == torch.float64 else table
-        if kept.is_floating_point() and kept.numel() and not torch.isfinite(torch.stack(torch.aminmax(kept))).all():
+        if not finite(kept):
             raise ValueError(f"{what} holds NaN or infinity; is the teacher trained, and are its inputs right?")
-        return kept
+        return mark_made_for(kept, self)
 
     def subset(self, choice: Tensor | Sequence[int]) -> Split:
         """Some of the samples, with all that belongs to them.
@@ -243,7 +267,7 @@ class Split(_Named):
         Raises:
             ValueError: a mask does not have one entry per sample, or positions are not one list of such numbers.
         """
-        choice = torch.as_tensor(choice)
+        choice = as_tensor(choice, "positions")
         if choice.dtype == torch.bool:
             if choice.shape != (len(self),):
                 raise ValueError(
@@ -251,22 +275,30 @@ class Split(_Named):
                     "make it from this very split"
                 )
             choice = choice.nonzero().squeeze(1)
-        elif choice.numel() == 0:
-            choice = choice.flatten().long()
-        if choice.ndim != 1 or choice.is_floating_point() or choice.is_complex():
+        choice = self._positions(choice)
+        inputs, teacher = ({n: t[choice] for n, t in tables.items()} for tables in (self.inputs, self.teacher))
+        labels = None if self.labels is None else self.labels[choice]
+        part = Split(inputs, labels, self.indices[choice], self.origin, teacher)
+        for table in teacher.values():
+            mark_made_for(table, part)
+        return part
+
+    def _positions(self, choice: Tensor) -> Tensor:
+        """Positions in this split, (B,) of int64, once they are known to be such."""
+        if choice.shape == (0,):
+            return choice.long()
+        if choice.ndim != 1 or choice.is_floating_point() or choice.dtype == torch.bool:
             raise ValueError(
                 f"positions must be one list of whole numbers, not {choice.dtype} of shape {tuple(choice.shape)}; "
                 "for one sample write [i], for probabilities a mask such as p > 0.5"
             )
-        choice = choice.long()
-        if len(choice) and not 0 <= int(choice.min()) <= int(choice.max()) < len(self):
+        low, high = (int(bound) for bound in torch.aminmax(choice))
+        if low < 0 or high >= len(self):
             raise ValueError(
-                f"positions {int(choice.min())} … {int(choice.max())} must lie in 0 … {len(self) - 1:,}: they count in "
-                "this split, not in the source file"
+                f"positions {low:,} … {high:,} must lie in 0 … {len(self) - 1:,}: they count in this split, not in the "
+                "source file"
             )
-        inputs, teacher = ({n: t[choice] for n, t in tables.items()} for tables in (self.inputs, self.teacher))
-        labels = None if self.labels is None else self.labels[choice]
-        return Split(inputs, labels, self.indices[choice], self.origin, teacher)
+        return choice.long()
 
     def sample(self, count: int, *, seed: int) -> Split:
         """Samples drawn at random, so the classes have their natural proportions in expectation.
@@ -281,8 +313,7 @@ class Split(_Named):
         count, seed = whole(count, "count", least=None), whole(seed, "seed", least=None)
         if not 0 < count <= len(self):
             raise ValueError(f"cannot draw {count:,} of {len(self):,} samples; choose 1 to {len(self):,}")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.subset(order[:count])
+        return self.subset(row_order(len(self), seed)[:count])
 
     def only(self, *classes: int) -> Split:
         """The samples of these classes."""
@@ -301,12 +332,13 @@ class Split(_Named):
         """The same samples without their labels."""
         return replace(self, labels=None)
 
-    def batch(self, rows: Tensor, device: torch.device | str = "cpu") -> Batch:
+    def batch(self, rows: Tensor | Sequence[int], device: torch.device | str = "cpu") -> Batch:
         """The samples at these positions (whole numbers, (B,)) as a batch on ``device``, every table widened.
 
         This is the seam for other engines: a ``DataLoader`` over ``range(len(split))`` whose ``collate_fn`` is
-        ``lambda rows: split.batch(torch.tensor(rows))`` gives the same batches.
+        ``split.batch`` gives the same batches.
         """
+        rows, device = self._positions(as_tensor(rows, "positions")), pick_device(device)
 
         def taken(table: Tensor) -> Tensor:
             return widened(table[rows].to(device))
@@ -340,7 +372,12 @@ def row_order(count: int, shuffle_seed: int | None) -> Tensor:
     """The numbers 0 … count-1, shuffled by a seed, in order if it is None."""
     if shuffle_seed is None:
         return torch.arange(count)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(shuffle_seed))
+    return torch.randperm(count, generator=seeded_generator(shuffle_seed))
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """A generator of its own, which leaves PyTorch's as it is."""
+    return torch.Generator().manual_seed(whole(seed, "a seed", least=-(2**63), most=2**64 - 1))
 
 
 def widened(table: Tensor) -> Tensor:
@@ -348,14 +385,25 @@ def widened(table: Tensor) -> Tensor:
     if table.dtype == torch.uint8 and table.ndim == 4:
         return to_float(table)
     if table.is_floating_point():
-        return table.to(torch.promote_types(table.dtype, torch.get_default_dtype()))
+        return table.to(torch.promote_types(table.dtype, _wide()))
     return table if table.dtype == torch.bool else table.long()
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 pixels 0..255 to float32 in [0, 1]; float images pass unchanged."""
-    wide = torch.promote_types(torch.get_default_dtype(), torch.float32)
-    return images.to(wide).div_(255) if images.dtype == torch.uint8 else images
+    """uint8 pixels 0..255 to float32 in [0, 1]; float images pass unchanged.
+
+    Raises:
+        TypeError: the images are neither.
+    """
+    if not isinstance(images, Tensor) or (images.dtype != torch.uint8 and not images.is_floating_point()):
+        given = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images must be a tensor of uint8 or floating point, not {given}; use Split.from_arrays(…)")
+    return images.to(_wide()).div_(255) if images.dtype == torch.uint8 else images
+
+
+def _wide() -> torch.dtype:
+    """PyTorch's default type, and float32 at least."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
 def mark_made_for(table: Tensor, split: Split) -> Tensor:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_course._validation import whole
-from kd_course.data.split import Batch, Split
+from kd_course.data.arrays import as_table
+from kd_course.data.split import Batch, Split, seeded_generator
+from kd_course.runtime import pick_device
 
 
 class Batches(Protocol):
@@ -53,7 +55,8 @@ class Augmented:
             they change a whole batch in one way.
 
     Raises:
-        ValueError: the split carries a teacher's table.
+        TypeError: ``split`` is no split, or ``transform`` no function.
+        ValueError: the split carries a teacher's table, or has no images.
 
     >>> split = Split.from_arrays(torch.zeros(3, 1, 28, 28, dtype=torch.uint8))
     >>> [batch.images.shape for batch in Augmented(split, jitter).batches(2)]
@@ -65,6 +68,11 @@ class Augmented:
     per_image: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.split, Split) or not callable(self.transform):
+            given = f"{type(self.split).__name__} and {type(self.transform).__name__}"
+            raise TypeError(f"Augmented takes a Split and a function of images, not {given}")
+        if "images" not in self.split.inputs:
+            raise ValueError(f"there are no images to change, only {', '.join(self.split.inputs)}")
         if self.split.teacher:
             raise ValueError(
                 f"the teacher's tables ({', '.join(self.split.teacher)}) are about the images before they are changed; "
@@ -82,8 +90,7 @@ class Augmented:
     def batches(self, batch_size: int, **options: object) -> Iterator[Batch]:
         """The batches of the split, with changed images; the options are those of :meth:`Split.batches`."""
         for batch in self.split.batches(batch_size, **options):
-            views = _stacked(map(self.transform, batch.images)) if self.per_image else self.transform(batch.images)
-            views = views if isinstance(views, Mapping) else {"images": views}
+            views = self._views(batch.images)
             for name, view in views.items():
                 if not isinstance(view, Tensor) or view.shape[:1] != (len(batch),):
                     given = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
@@ -91,6 +98,24 @@ class Augmented:
                         f"the transform made {given} of {len(batch)} images ({name!r}); it must return one each, (B, …)"
                     )
             yield replace(batch, inputs={**batch.inputs, **views})
+
+    def _views(self, images: Tensor) -> Mapping[str, Tensor]:
+        """What the transform makes of images (B, C, H, W), by name."""
+        if not self.per_image:
+            views = self.transform(images)
+            return views if isinstance(views, Mapping) else {"images": views}
+        made = [self.transform(image) for image in images]
+        made = [views if isinstance(views, Mapping) else {"images": views} for views in made]
+        kinds = {
+            tuple((n, tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__) for n, v in views.items())
+            for views in made
+        }
+        if len(kinds) > 1 or not all(isinstance(view, Tensor) for view in made[0].values()):
+            raise ValueError(
+                f"the transform made {' and '.join(map(str, sorted(kinds, key=str)[:2]))} of single images; it must make "
+                "tensors of one shape of all, or such by the same names"
+            )
+        return {name: torch.stack([views[name] for views in made]) for name in made[0]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +132,7 @@ class Paired:
         ratio: samples of the pool for each labelled one in a batch.
 
     Raises:
+        TypeError: one of the two is no stream.
         ValueError: one of the two is empty, or ``ratio`` is below 1.
     """
 
@@ -116,8 +142,12 @@ class Paired:
 
     def __post_init__(self) -> None:
         whole(self.ratio, "ratio", least=1)
-        if not len(self.labelled) or not len(self.pool):
-            raise ValueError(f"{self.labelled!r} and {self.pool!r} must both have samples")
+        for stream in (self.labelled, self.pool):
+            if not hasattr(stream, "batches"):
+                raise TypeError(f"Paired takes two splits or other streams, not {type(stream).__name__}; make one with "
+                                "Split.from_arrays")  # fmt: skip
+            if not len(stream):
+                raise ValueError(f"{stream!r} is empty, and both must have samples")
 
     @property
     def origin(self) -> str:
@@ -136,10 +166,12 @@ class Paired:
         drop_last: bool = False,
     ) -> Iterator[Batch]:
         """Batches of ``batch_size`` labelled samples, with ``ratio`` times as many unlabelled ones beside them."""
-        whole(batch_size, "batch_size", least=1)
+        batch_size, device = whole(batch_size, "batch_size", least=1), pick_device(device)
         steps = len(self) // batch_size if drop_last else -(-len(self) // batch_size)
-        # The pool's own order: with the same one, two splits of one length would always pair the same rows.
-        pool_seed = None if shuffle_seed is None else random.Random(shuffle_seed).getrandbits(62)
+        pool_seed = None
+        if shuffle_seed is not None:  # the pool's own order: with the same one, equal lengths would pair the same rows
+            shuffle_seed = whole(shuffle_seed, "a seed", least=None)
+            pool_seed = random.Random(shuffle_seed).getrandbits(62)
         labelled = _endless(self.labelled, batch_size, shuffle_seed, device, drop_last)
         pool = _endless(self.pool, batch_size * self.ratio, pool_seed, device, drop_last)
         for _, batch, beside in zip(range(steps), labelled, pool, strict=False):
@@ -165,7 +197,7 @@ class Noise:
 
     Args:
         count: vectors in an epoch.
-        shape: the shape of one, such as ``(32,)``.
+        shape: the shape of one, such as ``(32,)``; of a vector its length will do.
         name: the input's name in ``batch.inputs``.
     """
 
@@ -175,7 +207,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         whole(self.count, "count", least=1)
-        shape = [self.shape] if isinstance(self.shape, int) else self.shape
+        shape = self.shape if isinstance(self.shape, Iterable) else [self.shape]
         object.__setattr__(self, "shape", tuple(whole(side, "a side of shape", least=1) for side in shape))
 
     @property
@@ -195,19 +227,11 @@ class Noise:
         drop_last: bool = False,
     ) -> Iterator[Batch]:
         """Batches whose numbers ``shuffle_seed`` decides; without one, always the same."""
-        generator = torch.Generator().manual_seed(shuffle_seed or 0)
+        generator, device = seeded_generator(0 if shuffle_seed is None else shuffle_seed), pick_device(device)
         for indices in torch.arange(self.count).split(whole(batch_size, "batch_size", least=1)):
             if len(indices) == batch_size or not drop_last:
                 noise = torch.randn(len(indices), *self.shape, generator=generator)
                 yield Batch({self.name: noise.to(device)}, None, indices.to(device))
-
-
-def _stacked(views: Iterator[Tensor | Mapping[str, Tensor]]) -> Tensor | dict[str, Tensor]:
-    """Single images, or single sets of views, as one."""
-    views = list(views)
-    if isinstance(views[0], Mapping):
-        return {name: torch.stack([view[name] for view in views]) for name in views[0]}
-    return torch.stack(views)
 
 
 def jitter(images: Tensor, pixels: int = 2) -> Tensor:
@@ -221,7 +245,14 @@ def jitter(images: Tensor, pixels: int = 2) -> Tensor:
 
     Returns:
         The shifted images, of the same shape and type.
+
+    Raises:
+        ValueError: the images are not (B, C, H, W).
     """
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        given = f"of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images must be a tensor (B, C, H, W), not {given}; one image needs its [None]")
+    pixels = whole(pixels, "pixels")
     batch, _, height, width = images.shape
     padded = F.pad(images, (pixels,) * 4)
     shift = torch.randint(0, 2 * pixels + 1, (2, batch, 1, 1), device=images.device)
@@ -238,9 +269,15 @@ def as_mnist(value: list[int]) -> Tensor:
     middle of the image. A network that has only seen digits of this size and place recognises no others. An empty
     drawing stays empty.
 
+    Raises:
+        ValueError: these are not 784 numbers.
+
     Reference: LeCun, Cortes & Burges, *The MNIST database of handwritten digits*.
     """
-    drawing = torch.tensor(value, dtype=torch.float32).view(28, 28)
+    drawing = as_table(value, "a drawing's pixels").float()
+    if drawing.numel() != 784:
+        raise ValueError(f"a drawing has 28 × 28 = 784 pixels, not {drawing.numel():,}")
+    drawing = drawing.view(28, 28)
     rows, columns = (drawing.amax(dim).nonzero().squeeze(1) for dim in (1, 0))
     if len(rows) == 0:
         return torch.zeros(1, 28, 28, dtype=torch.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
@@ -22,18 +22,20 @@ def loss(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     become ordinary ones. A gradient that only the teacher's side carries is a ``ValueError``: somebody swapped the two.
     """
     names = tuple(inspect.signature(function).parameters)
-    student, teacher = (next((name for name in names if name.startswith(role)), "") for role in ("student_", "teacher_"))
+    student, teacher = (
+        next((name for name in names if name.startswith(role)), "") for role in ("student_", "teacher_")
+    )
 
     @wraps(function)
     def guarded(*args: P.args, **options: P.kwargs) -> Tensor:
-        args, options = tuple(map(_ordinary, args)), {name: _ordinary(value) for name, value in options.items()}
+        args, options = [_ordinary(value) for value in args], {name: _ordinary(options[name]) for name in options}
         given = dict(zip(names, args, strict=False)) | options
-        if torch.is_grad_enabled() and _asks(given.get(teacher)) and not _asks(given.get(student)):
+        if _asks(given.get(teacher)) and not _asks(given.get(student)) and torch.is_grad_enabled():
             raise ValueError(
                 f"only {teacher} asks for a gradient, and {student} does not: are the two swapped? The student comes "
                 "first. To train the teacher on purpose, let the student ask for one too, with .requires_grad_()"
             )
-        device = next((each.device.type for value in given.values() for each in _tensors(value)), "cpu")
+        device = next((each.device.type for value in given.values() for each in _tensors(value)[:1]), "cpu")
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return function(*args, **options)
         with torch.autocast(device, enabled=False):
@@ -51,7 +53,7 @@ def divergence(student_log_p: Tensor, teacher_log_p: Tensor, gap: Callable[[], T
         gap: gives log t - log s up to a constant in each row, (B, C), free of the rounding of both.
     """
     crude = F.kl_div(student_log_p, teacher_log_p, reduction="batchmean", log_target=True)
-    if known(crude > 1e4 * torch.finfo(crude.dtype).eps):  # rounding, a few eps, is no part of it; nor is it nan
+    if known(crude) > 1e4 * torch.finfo(crude.dtype).eps:  # beside which rounding, a few eps, is nothing
         return crude
     return divergences(student_log_p, teacher_log_p, gap()).mean()
 
@@ -79,18 +81,18 @@ def divergences(student_log_p: Tensor, teacher_log_p: Tensor, gap: Tensor) -> Te
     return torch.where(crude.isfinite(), value + (crude - crude.detach()), crude)
 
 
-def known(condition: Tensor) -> bool:
-    """Whether ``condition`` holds, without making a device wait: False where it cannot be asked, as in ``vmap``."""
+def known(value: Tensor) -> float:
+    """The number in ``value``; NaN where to ask would make a device wait, or cannot be done, as in ``vmap``."""
     try:
-        return condition.device.type == "cpu" and bool(condition)
-    except RuntimeError:  # control flow that depends on data
-        return False
+        return value.item() if value.is_cpu else math.nan
+    except RuntimeError:  # vmap has many values at once
+        return math.nan
 
 
-def _tensors(value: object) -> Iterator[Tensor]:
-    for each in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(each, Tensor):
-            yield each
+def _tensors(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [each for each in value if isinstance(each, Tensor)] if isinstance(value, list | tuple) else []
 
 
 def _asks(value: object) -> bool:
@@ -99,7 +101,6 @@ def _asks(value: object) -> bool:
 
 def _ordinary(value: object) -> object:
     """``value``, with copies for the tensors in it that autograd cannot keep."""
-    if isinstance(value, list | tuple):
-        return type(value)(map(_ordinary, value)) if type(value) in (list, tuple) else value
-    stale = isinstance(value, Tensor) and value.is_inference() and not torch.is_inference_mode_enabled()
-    return value.clone() if stale else value
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() and not torch.is_inference_mode_enabled() else value
+    return type(value)(map(_ordinary, value)) if type(value) in (list, tuple) else value

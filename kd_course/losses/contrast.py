@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course._validation import at_least, batch_pair, positive, widened
+from kd_course._validation import batch_pair, number, softening, whole, widened
 from kd_course.losses._geometry import unit
+from kd_course.losses._precision import loss
 from kd_course.runtime import seeded
 
 __all__ = ["CRDLoss", "info_nce_loss", "nce_loss"]
 
 
+@loss
 def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, temperature: float) -> Tensor:
     r"""In-batch InfoNCE: each student embedding should pick its own sample's teacher embedding out of the batch.
 
@@ -51,10 +53,11 @@ def info_nce_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, tempe
     student, teacher = batch_pair(student_embedding, teacher_embedding, "embeddings", ndim=2)
     if student.shape != teacher.shape:
         raise ValueError(f"embeddings {tuple(student.shape)} and {tuple(teacher.shape)} differ in width; project both")
-    scores = unit(student, dim=1) @ unit(teacher, dim=1).T / positive(temperature, "temperature")  # (B, B)
+    scores = unit(student, dim=1) @ unit(teacher, dim=1).T / softening(temperature)  # (B, B)
     return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
+@loss
 def nce_loss(positive_log_score: Tensor, negative_log_scores: Tensor, *, samples: int) -> Tensor:
     r"""Noise-contrastive estimation for one anchor side: is this candidate my pair, or one of K drawn by chance?
 
@@ -84,7 +87,7 @@ def nce_loss(positive_log_score: Tensor, negative_log_scores: Tensor, *, samples
             f"positive_log_score {tuple(own.shape)} and negative_log_scores {tuple(others.shape)} must be (B,) and "
             "(B, K), with B and K at least 1"
         )
-    log_noise = math.log(others.shape[1] / at_least(samples, 2, "samples"))  # log(K/M)
+    log_noise = math.log(others.shape[1] / whole(samples, "samples", least=2))  # log(K/M)
     own = F.logsigmoid(own - log_noise)  # log h
     others = F.logsigmoid(log_noise - others).sum(1)  # Σ log(1 - h)
     return -(own + others).mean()
@@ -140,14 +143,16 @@ class CRDLoss(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        samples = len(sample_indices)
-        at_least(samples, 2, "the number of sample_indices")
-        if not 0 <= momentum < 1:
+        _check_sample_numbers(sample_indices, "sample_indices")
+        samples = whole(sample_indices.numel(), "the number of sample_indices", least=2)
+        if not 0 <= number(momentum, "momentum") < 1:
             raise ValueError(f"momentum must lie in [0, 1), not {momentum!r}")
-        if len(sample_indices.unique()) < samples:
-            raise ValueError("sample_indices repeat themselves; pass train.indices (not labels), each number once")
-        self.negatives = at_least(negatives, 1, "negatives")
-        self.temperature = positive(temperature, "temperature")
+        if sample_indices.ndim != 1 or len(sample_indices.unique()) < samples or sample_indices.min() < 0:
+            raise ValueError(
+                "sample_indices must be one row of numbers from 0 up, each of them once; pass train.indices (not labels)"
+            )
+        self.negatives = whole(negatives, "negatives", least=1)
+        self.temperature = softening(temperature)
         self.momentum = momentum
         row = torch.full((int(sample_indices.max()) + 1,), -1, dtype=torch.long)
         row[sample_indices] = torch.arange(samples)
@@ -159,6 +164,7 @@ class CRDLoss(nn.Module):
             self.register_buffer("teacher_bank", unit(torch.randn(samples, dimension), dim=1))
         self.register_buffer("log_z", torch.full((2,), math.nan))  # one per anchor side, set by the first batch
 
+    @loss
     def forward(self, student_feature: Tensor, teacher_feature: Tensor, indices: Tensor) -> Tensor:
         """The loss of a batch; in training mode the banks then take the new embeddings in.
 
@@ -168,22 +174,28 @@ class CRDLoss(nn.Module):
             indices: the samples' numbers, ``batch.indices``, (B,).
 
         Raises:
-            TypeError: features that are not floating-point tensors.
-            ValueError: batches that differ or are empty, or samples without a row.
+            TypeError: features that are not floating-point tensors, or indices that are no whole numbers.
+            ValueError: batches that differ or are empty, other widths, or samples without a row.
         """
         student_feature, teacher_feature = batch_pair(student_feature, teacher_feature, "features", least=1)
+        _check_sample_numbers(indices, "indices")
         if indices.shape != (len(student_feature),):
             raise ValueError(f"{len(student_feature)} features need as many sample numbers, not {tuple(indices.shape)}")
         rows = self._rows(indices)
-        student = unit(self.project_student(student_feature.flatten(1)), dim=1)  # (B, dimension)
-        teacher = unit(self.project_teacher(teacher_feature.flatten(1)), dim=1)
+        student, teacher = (  # (B, dimension)
+            unit(_projected(project, feature.flatten(1), side), dim=1)
+            for project, feature, side in (
+                (self.project_student, student_feature, "student"),
+                (self.project_teacher, teacher_feature, "teacher"),
+            )
+        )
         candidates = torch.cat([rows[:, None], self.draw_negatives(rows)], dim=1)  # (B, 1 + K), own row first
-        loss = self._nce(student, self.teacher_bank, candidates, side=0)
-        loss = loss + self._nce(teacher, self.student_bank, candidates, side=1)
+        total = self._nce(student, self.teacher_bank, candidates, side=0)
+        total = total + self._nce(teacher, self.student_bank, candidates, side=1)
         if self.training:
             self._remember(self.student_bank, rows, student)
             self._remember(self.teacher_bank, rows, teacher)
-        return loss
+        return total
 
     def draw_negatives(self, rows: Tensor) -> Tensor:
         """K rows for each of these, uniform over all rows but its own: (B, K)."""
@@ -214,3 +226,18 @@ class CRDLoss(nn.Module):
     @torch.no_grad()
     def _remember(self, bank: Tensor, rows: Tensor, embedding: Tensor) -> None:
         bank[rows] = unit(self.momentum * bank[rows] + (1 - self.momentum) * embedding.to(bank.dtype), dim=1)
+
+
+def _check_sample_numbers(indices: Tensor, what: str) -> None:
+    if not isinstance(indices, Tensor) or indices.is_floating_point() or indices.dtype == torch.bool:
+        kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
+        raise TypeError(f"{what} must be a tensor of whole sample numbers, as batch.indices are, not {kind}")
+
+
+def _projected(project: nn.Linear, feature: Tensor, side: str) -> Tensor:
+    """The feature (B, D) in the type and the width of the bank."""
+    if feature.shape[1] != project.in_features:
+        raise ValueError(
+            f"{side} features of width {feature.shape[1]} do not fit CRDLoss({side}_dimension={project.in_features})"
+        )
+    return project(feature.to(project.weight.dtype))

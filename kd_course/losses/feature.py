@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_course._validation import at_least, feature_maps, floating_pair, layer_pairs
-from kd_course.losses._geometry import unit
+from kd_course._validation import at_least, feature_maps, floating_pair, layer_pairs, number, positive, whole, widened
+from kd_course.losses._geometry import rescaled_by, unit
+from kd_course.losses._precision import loss
 from kd_course.runtime import seeded
 
 __all__ = ["HintRegressor", "attention_map", "attention_transfer_loss", "hint_loss", "layerwise_loss"]
 
 
+@loss
 def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     r"""FitNet's hint: half the squared distance between the student's (regressed) feature and the teacher's.
 
@@ -70,7 +72,8 @@ class HintRegressor(nn.Module):
 
     def __init__(self, student_shape: Sequence[int], teacher_shape: Sequence[int], *, seed: int = 0) -> None:
         super().__init__()
-        student, teacher = tuple(student_shape), tuple(teacher_shape)
+        shapes = [[side] if isinstance(side, int) else side for side in (student_shape, teacher_shape)]
+        student, teacher = (tuple(whole(size, "a size in a shape", least=1) for size in shape) for shape in shapes)
         if len(student) != len(teacher) or len(student) not in (1, 3):
             raise ValueError(
                 f"features of shape {student} and {teacher} must both be vectors (D,) or both maps (C, H, W), "
@@ -87,9 +90,10 @@ class HintRegressor(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """The student's features (B, …) in the teacher's shape (B, …)."""
-        return self.map(feature)
+        return self.map(widened(feature, "features").to(self.map.weight.dtype))
 
 
+@loss
 def attention_map(feature: Tensor, *, power: float = 2) -> Tensor:
     r"""Where a layer looks: the spatial map of channel energy, as a vector of length 1 per sample.
 
@@ -99,7 +103,7 @@ def attention_map(feature: Tensor, *, power: float = 2) -> Tensor:
 
     Args:
         feature: (B, C, H, W).
-        power: p ≥ 1; a larger one attends more to the strongest places.
+        power: p ≥ 1, finite; a larger one attends more to the strongest places.
 
     Returns:
         (B, H·W), non-negative.
@@ -113,10 +117,13 @@ def attention_map(feature: Tensor, *, power: float = 2) -> Tensor:
     >>> attention_map(torch.tensor([[[[3.0]], [[4.0]]]]))
     tensor([[1.]])
     """
-    feature = feature_maps(feature)
-    return unit(feature.abs().pow(at_least(power, 1, "power")).sum(1).flatten(1), dim=1)
+    feature = feature_maps(feature).abs()
+    if positive(at_least(power, 1, "power"), "power") > 2:  # of large and small numbers nothing else would be left
+        feature = rescaled_by(feature, feature.detach().amax((1, 2, 3), keepdim=True))
+    return unit(feature.pow(power).sum(1).flatten(1), dim=1)
 
 
+@loss
 def attention_transfer_loss(
     student_features: Sequence[Tensor],
     teacher_features: Sequence[Tensor],
@@ -166,6 +173,7 @@ def attention_transfer_loss(
     return torch.stack(layers).sum()
 
 
+@loss
 def layerwise_loss(layer_losses: Sequence[Tensor], weights: Tensor | Sequence[float] | None = None) -> Tensor:
     """A weighted sum of losses, one per layer: Σ_l w_l L_l; all weights 1 if none are given.
 
@@ -177,18 +185,23 @@ def layerwise_loss(layer_losses: Sequence[Tensor], weights: Tensor | Sequence[fl
         weights: L numbers, or a tensor (L,).
 
     Raises:
-        ValueError: no losses, or another number of weights.
+        TypeError: losses that are no floating-point tensors, or weights that are no numbers.
+        ValueError: no losses, losses of several numbers, or another number of weights.
 
     >>> layerwise_loss([torch.tensor(1.0), torch.tensor(10.0)], [2.0, 0.5]).item()
     7.0
     """
-    if not layer_losses:
+    if not len(layer_losses):
         raise ValueError("layer_losses is empty; give one loss per layer")
+    for layer, value in enumerate(layer_losses):
+        if widened(value, f"layer_losses[{layer}]").ndim:
+            raise ValueError(f"layer_losses[{layer}] must be one number, not {tuple(value.shape)}; take its .mean()")
     if weights is None:
         weights = [1.0] * len(layer_losses)
     if len(weights) != len(layer_losses):
         raise ValueError(f"{len(layer_losses)} layer losses need as many weights, not {len(weights)}")
-    return torch.stack([weight * loss for weight, loss in zip(weights, layer_losses, strict=True)]).sum()
+    weighted = [number(weight, "each weight") * value for weight, value in zip(weights, layer_losses, strict=True)]
+    return torch.stack(weighted).sum()
 
 
 def _one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_course._validation import at_least, batch_pair, layer_pairs, not_negative, positive, same_width
+from kd_course._validation import batch_pair, layer_pairs, not_negative, positive, same_width, whole
 from kd_course.losses._geometry import rescaled_by, unit
+from kd_course.losses._precision import divergence, loss
 
 __all__ = [
     "correlation_congruence_loss", "irg_loss", "pkt_loss", "rkd_angle_loss", "rkd_distance_loss",
@@ -24,6 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@loss
 def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     r"""RKD-D: the pairwise distances of the student should have the proportions of the teacher's.
 
@@ -52,6 +54,7 @@ def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> T
     return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
 
 
+@loss
 def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     r"""RKD-A: the angle that two samples make at a third should be the teacher's.
 
@@ -75,6 +78,7 @@ def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tens
     return F.smooth_l1_loss(_cosines_at_vertices(student), _cosines_at_vertices(teacher))
 
 
+@loss
 def similarity_preserving_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     r"""SP: samples that excite the teacher alike should excite the student alike.
 
@@ -98,6 +102,7 @@ def similarity_preserving_loss(student_feature: Tensor, teacher_feature: Tensor)
     return F.mse_loss(*grams)
 
 
+@loss
 def correlation_congruence_loss(
     student_embedding: Tensor, teacher_embedding: Tensor, *, order: int = 2, gamma: float = 0.4
 ) -> Tensor:
@@ -125,11 +130,12 @@ def correlation_congruence_loss(
     True
     """
     student, teacher = batch_pair(student_embedding, teacher_embedding, "embeddings", ndim=2)
-    at_least(order, 1, "order")
+    order = whole(order, "order", least=1)
     kernels = [_taylor_kernel(embedding, order, positive(gamma, "gamma")) for embedding in (student, teacher)]
     return F.mse_loss(*kernels)
 
 
+@loss
 def irg_loss(
     student_features: Tensor | Sequence[Tensor],
     teacher_features: Tensor | Sequence[Tensor],
@@ -172,16 +178,17 @@ def irg_loss(
     pairs = [batch_pair(s, t, "features") for s, t in pairs]
     layers_s, layers_t = ([layer.flatten(1) for layer in side] for side in zip(*pairs, strict=True))
 
-    loss = edge_weight * sum(F.mse_loss(_edges(s), _edges(t)) for s, t in zip(layers_s, layers_t, strict=True))
+    total = edge_weight * sum(F.mse_loss(_edges(s), _edges(t)) for s, t in zip(layers_s, layers_t, strict=True))
     if vertex_weight:
         same_width(layers_s[-1], layers_t[-1], "vertex_weight")
-        loss = loss + vertex_weight * (layers_s[-1] - layers_t[-1]).square().sum(1).mean()
+        total = total + vertex_weight * (layers_s[-1] - layers_t[-1]).square().sum(1).mean()
     if transform_weight and len(layers_s) > 1:
         moves = [[_moves(before, after) for before, after in pairwise(layers)] for layers in (layers_s, layers_t)]
-        loss = loss + transform_weight * sum(F.mse_loss(s, t) for s, t in zip(*moves, strict=True))
-    return loss
+        total = total + transform_weight * sum(F.mse_loss(s, t) for s, t in zip(*moves, strict=True))
+    return total
 
 
+@loss
 def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     r"""PKT: for each sample, the probability of picking every sample as its neighbour should be the teacher's.
 
@@ -202,12 +209,13 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     True
     """
     student, teacher = batch_pair(student_embedding, teacher_embedding, "embeddings", ndim=2)
-    log_p = []
+    logits, log_p = [], []
     for embedding in (student, teacher):
         direction = unit(embedding, dim=1)
         similarity = (1 + direction @ direction.T).clamp_min(torch.finfo(embedding.dtype).eps)  # (B, B), in [0, 2]
-        log_p.append(similarity.log() - similarity.sum(1, keepdim=True).log())
-    return F.kl_div(*log_p, reduction="batchmean", log_target=True)
+        logits.append(similarity.log())
+        log_p.append(logits[-1] - similarity.sum(1, keepdim=True).log())
+    return divergence(*log_p, lambda: logits[1] - logits[0])
 
 
 def _relative_distances(embedding: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ than the docstring names are a ``ValueError``.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,9 +25,11 @@ from kd_course._validation import (
     logit_pair,
     logit_table,
     not_negative,
-    positive,
+    per_sample,
+    softening,
 )
 from kd_course.losses._geometry import centred, unit
+from kd_course.losses._precision import divergence, divergences, known, loss
 
 __all__ = [
     "dist_loss", "dkd_loss", "kd_loss", "logit_mse_loss", "probability_mse_loss", "regression_kd_loss",
@@ -33,6 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@loss
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
     r"""T² times the Kullback-Leibler divergence from the student's to the teacher's softened probabilities.
 
@@ -44,10 +49,12 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C).
-        temperature: T > 0, dimensionless; 1 leaves the probabilities as they are.
+        temperature: T > 0, dimensionless; 1 leaves the probabilities as they are. A tensor (B,) gives each sample its
+            own; the mean is then that of T² times its divergence.
 
     Returns:
         A scalar in nats, averaged over the batch; 0 exactly where the two sets of logits differ by a constant per row.
+        A class at -inf is masked out: where the teacher masks it, its term is 0; where only the student does, infinite.
 
     Raises:
         TypeError: logits that are not floating-point tensors.
@@ -60,11 +67,14 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     0.0
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
-    student_log_p = F.log_softmax(student / positive(temperature, "temperature"), dim=1)
-    teacher_log_p = F.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * F.kl_div(student_log_p, teacher_log_p, reduction="batchmean", log_target=True)
+    temperature = softening(temperature, len(student))
+    if isinstance(temperature, Tensor) and temperature.ndim:
+        return _soft_targets(student, teacher, temperature).mean()
+    log_p = (F.log_softmax(logits / temperature, dim=1) for logits in (student, teacher))
+    return temperature**2 * divergence(*log_p, lambda: (teacher - student) / temperature)
 
 
+@loss
 def kd_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *, temperature: float, alpha: float
 ) -> Tensor:
@@ -79,8 +89,8 @@ def kd_loss(
         student_logits: (B, C).
         teacher_logits: (B, C).
         labels: class numbers, (B,); None allowed at α = 1.
-        temperature: T > 0, used for the soft term only.
-        alpha: weight of the soft term, in [0, 1].
+        temperature: T > 0, used for the soft term only; or one for each sample, (B,).
+        alpha: weight of the soft term, in [0, 1]; or one for each sample, (B,).
 
     Returns:
         A scalar in nats, averaged over the batch.
@@ -95,22 +105,38 @@ def kd_loss(
     >>> round(kd_loss(student, teacher, torch.tensor([0]), temperature=2, alpha=0.5).item(), 4)
     0.3371
     """
+    if isinstance(alpha, Tensor) and alpha.ndim:  # one for each sample
+        logits, labels = labelled_logits(student_logits, labels)
+        alpha = per_sample(alpha, "alpha", len(logits), fraction).squeeze(1)
+        student, teacher = logit_pair(logits, teacher_logits)
+        soft = _soft_targets(student, teacher, softening(temperature, len(logits)))
+        return ((1 - alpha) * F.cross_entropy(logits, labels, reduction="none") + alpha * soft).mean()
     if fraction(alpha, "alpha") == 1:
         return soft_target_loss(student_logits, teacher_logits, temperature=temperature)
     if labels is None:
         raise ValueError("labels are needed at alpha < 1; pass them, or set alpha=1 for unlabelled data")
     hard = F.cross_entropy(*labelled_logits(student_logits, labels))
     if alpha == 0:
+        softening(temperature, len(labels))
         return hard
     return (1 - alpha) * hard + alpha * soft_target_loss(student_logits, teacher_logits, temperature=temperature)
 
 
+def _soft_targets(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
+    """T²·KL of each sample (B,), with one T for all or a column (B, 1)."""
+    log_p = (F.log_softmax(logits / temperature, dim=1) for logits in (student, teacher))
+    rows = divergences(*log_p, (teacher - student) / temperature)
+    return (temperature.squeeze(1) if isinstance(temperature, Tensor) and temperature.ndim else temperature) ** 2 * rows
+
+
+@loss
 def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     r"""Mean squared difference of the logits, over batch and classes.
 
     .. math:: \frac{1}{BC} \sum_{bc} (z_{s,bc} - z_{t,bc})^2
 
-    The high-temperature limit of distillation: T²·KL tends to half this value once each row is centred.
+    The high-temperature limit of distillation: T²·KL tends to half this value once each row is centred. A class that
+    both mask out, at -inf, differs by 0.
 
     Args:
         student_logits: (B, C).
@@ -122,9 +148,15 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     >>> logit_mse_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 3.0]])).item()
     0.5
     """
-    return F.mse_loss(*logit_pair(student_logits, teacher_logits))
+    student, teacher = logit_pair(student_logits, teacher_logits)
+    value = F.mse_loss(student, teacher)
+    if not math.isnan(known(value)):
+        return value
+    masked = (student == -math.inf) & (teacher == -math.inf)
+    return F.mse_loss(student.masked_fill(masked, 0), teacher.masked_fill(masked, 0))
 
 
+@loss
 def probability_mse_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
     r"""Mean squared difference of the softened probabilities, over batch and classes.
 
@@ -136,16 +168,17 @@ def probability_mse_loss(student_logits: Tensor, teacher_logits: Tensor, *, temp
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C).
-        temperature: T > 0.
+        temperature: T > 0; or one for each sample, (B,).
 
     >>> probability_mse_loss(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 0.0]]), temperature=1).item()
     0.0
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
-    temperature = positive(temperature, "temperature")
+    temperature = softening(temperature, len(student))
     return F.mse_loss(torch.softmax(student / temperature, dim=1), torch.softmax(teacher / temperature, dim=1))
 
 
+@loss
 def regression_kd_loss(
     student_prediction: Tensor,
     teacher_prediction: Tensor,
@@ -201,6 +234,7 @@ def regression_kd_loss(
     return (1 - alpha) * error.mean() + alpha * imitation
 
 
+@loss
 def standardize_logits(logits: Tensor) -> Tensor:
     r"""Each row of logits with mean 0 and sample standard deviation 1 (n - 1 in the denominator).
 
@@ -214,7 +248,7 @@ def standardize_logits(logits: Tensor) -> Tensor:
 
     Raises:
         TypeError: logits that are not a floating-point tensor.
-        ValueError: logits that are not (B, C).
+        ValueError: logits that are not (B, C), or a class masked out at -inf.
 
     Reference: Sun et al. 2024, *Logit Standardization in Knowledge Distillation*, arXiv:2403.01427.
 
@@ -224,9 +258,12 @@ def standardize_logits(logits: Tensor) -> Tensor:
     logits = logit_table(logits)
     deviation = centred(logits, dim=1)
     variance = deviation.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
+    if math.isnan(known(variance.sum())) and known((logits == -math.inf).any()) == 1:
+        raise ValueError("logits at -inf have no mean; standardize only the classes that count, logits[:, allowed]")
     return deviation / torch.where(variance > 0, variance, 1).sqrt()
 
 
+@loss
 def dkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, alpha: float, beta: float, temperature: float
 ) -> Tensor:
@@ -241,7 +278,7 @@ def dkd_loss(
     loss again, sample by sample. Here α weighs one soft half against the other; add the cross-entropy yourself.
 
     Args:
-        student_logits: (B, C).
+        student_logits: (B, C), C ≥ 3.
         teacher_logits: (B, C).
         labels: class numbers, (B,).
         alpha: weight of TCKD, ≥ 0; the paper's is 1.
@@ -252,7 +289,7 @@ def dkd_loss(
         A scalar in nats, averaged over the batch.
 
     Raises:
-        ValueError: as :func:`soft_target_loss`; also a weight below 0, or labels that are no class numbers.
+        ValueError: as :func:`soft_target_loss`; also a weight below 0, labels that are no class numbers, or C < 3.
 
     Reference: Zhao et al. 2022, *Decoupled Knowledge Distillation*, arXiv:2203.08679.
 
@@ -262,18 +299,30 @@ def dkd_loss(
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
     student, labels = labelled_logits(student, labels)
-    positive(temperature, "temperature")
+    if student.shape[1] == 2:
+        raise ValueError(
+            "dkd_loss needs three classes or more, not 2: beside the label only one other class is left, and NCKD has "
+            "nothing to compare; use soft_target_loss, which is then TCKD"
+        )
+    temperature = softening(temperature)
     others = F.one_hot(labels, student.shape[1]) == 0  # (B, C)
-    target, rest = [], []
-    for logits in (student, teacher):
-        log_p = F.log_softmax(logits / temperature, dim=1)
-        log_rest = log_p[others].view(len(logits), -1)  # (B, C-1)
-        target.append(torch.stack([log_p[~others], log_rest.logsumexp(1)], dim=1))  # (B, 2)
-        rest.append(F.log_softmax(log_rest, dim=1))
-    tckd, nckd = (F.kl_div(*pair, reduction="batchmean", log_target=True) for pair in (target, rest))
+    rest = [logits[others].view(len(logits), -1) for logits in (student, teacher)]  # (B, C-1)
+    target = [
+        torch.stack([logits[~others], _soft_maximum(other, temperature)], dim=1)  # (B, 2)
+        for logits, other in zip((student, teacher), rest, strict=True)
+    ]
+    many = student.new_tensor([0, math.log(student.shape[1] - 1)])  # the second stands for C - 1 classes
+    tckd, nckd = (
+        divergence(
+            *(F.log_softmax(logits / temperature + prior, dim=1) for logits in pair),
+            lambda pair=pair: (pair[1] - pair[0]) / temperature,
+        )
+        for pair, prior in ((target, many), (rest, 0))
+    )
     return temperature**2 * (not_negative(alpha, "alpha") * tckd + not_negative(beta, "beta") * nckd)
 
 
+@loss
 def dist_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, beta: float, gamma: float, temperature: float
 ) -> Tensor:
@@ -307,12 +356,27 @@ def dist_loss(
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
     batch_pair(student, teacher, "logits")
-    student, teacher = (F.softmax(logits / positive(temperature, "temperature"), 1) for logits in (student, teacher))
-    between, within = (1 - _correlation(student, teacher, dim).mean() for dim in (1, 0))
+    temperature = softening(temperature)
+    student, teacher = (_spread(logits, temperature) for logits in (student, teacher))
+    between, within = (_lack_of_correlation(student, teacher, dim).mean() for dim in (1, 0))
     return temperature**2 * (not_negative(beta, "beta") * between + not_negative(gamma, "gamma") * within)
 
 
-def _correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation along ``dim``; 0 where one of the two does not vary."""
+def _soft_maximum(logits: Tensor, temperature: float) -> Tensor:
+    """T·log of the mean of exp(z / T) in each row (B,), exact at any T."""
+    top = logits.detach().amax(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)
+    return top.squeeze(1) + temperature * ((logits - top) / temperature).expm1().mean(1).log1p()
+
+
+def _spread(logits: Tensor, temperature: float) -> Tensor:
+    """Softened probabilities minus 1/C, exact also where T is so high that they hardly differ from it."""
+    powers = ((logits - logits.detach().amax(1, keepdim=True)) / temperature).expm1()  # (B, C), in [-1, 0]
+    mean = powers.mean(1, keepdim=True)
+    return (powers - mean) / (logits.shape[1] * (1 + mean))
+
+
+def _lack_of_correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:
+    """1 - ρ along ``dim``, as half a squared distance, which is never below 0; 1 where one of the two does not vary."""
     first, second = (unit(centred(values, dim), dim) for values in (first, second))
-    return (first * second).sum(dim)
+    vary = first.any(dim) & second.any(dim)
+    return torch.where(vary, (first - second).square().sum(dim) / 2, 1 - (first * second).sum(dim))

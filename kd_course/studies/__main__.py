@@ -28,7 +28,7 @@ def main() -> None:
     if options.folder is not None:
         try:
             options.folder = writable(options.folder)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # also a ~name that nobody has
             parser.error(f"--folder: {error}")
     for name in options.names or STUDIES:
         chosen = study(name, fast=options.fast)

@@ -8,9 +8,11 @@ import itertools
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -299,6 +301,35 @@ def test_a_folder_that_cannot_be_used_leaves_the_digits(
     with pytest.raises(DataError, match=r"MNIST cannot be kept in .*a file.*KD_COURSE_DATA"):
         load_data("mnist")
     assert load_data().name == "digits"
+
+
+def test_a_machine_without_a_folder_for_temporary_files_downloads_all_the_same(
+    small_mnist: dict[str, bytes], downloads: Path, mirror: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    mirror(zipped(small_mnist))
+    assert load_data("mnist", validation_size=10).name == "mnist"
+    assert load_data("digits").name == "digits"
+    assert intact(downloads / "raw", small_mnist)
+
+
+def test_a_disk_that_is_full_is_named_and_nothing_half_stays(
+    small_mnist: dict[str, bytes], downloads: Path, mirror: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror(zipped(small_mnist))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(source, "_fetch", full)
+    with pytest.raises(DataError, match=rf"No space left on device; it would be kept in {re.escape(str(downloads))}"):
+        load_data("mnist")
+    assert not list(downloads.iterdir())
 
 
 # Two at once.

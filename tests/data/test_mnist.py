@@ -6,15 +6,17 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from small_mnist import DAMAGES, FILES, cut_short, flip_one_bit, images_of, write
+from small_mnist import DAMAGES, FILES, cut_short, flip_one_bit, images_of, write, zipped
 from torchvision.datasets import MNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from kd_course.data import Data, DataError, as_mnist, find_mnist, load_data
+from kd_course.data import mnist as source
 from kd_course.data.mnist import ARCHIVES_MD5, read_mnist
 
 # Finding.
@@ -67,6 +69,87 @@ def test_a_file_damaged_after_it_was_found_intact_is_noticed(
     os.utime(raw / FILES[0], ns=(written, written + 10**9))  # whatever the grain of this file system's clock
     with pytest.raises(DataError, match=FILES[0]):
         find_mnist()
+
+
+@pytest.mark.parametrize("age", ["the same age", "just written"])
+def test_a_file_damaged_within_one_tick_of_a_clock_is_noticed(
+    small_mnist: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: str
+) -> None:
+    """The age that a file is given back after the damage, or that it has because the clock stands, says nothing."""
+    raw = write(small_mnist, tmp_path / "mine")
+    monkeypatch.setenv("KD_COURSE_DATA", str(raw))
+    written = (raw / FILES[0]).stat()
+    if age == "just written":
+        fixed = ("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns")
+        stand = SimpleNamespace(**{name: getattr(written, name) for name in fixed})
+        monkeypatch.setattr(source.time, "time_ns", lambda: written.st_mtime_ns)
+        real = Path.stat
+        monkeypatch.setattr(Path, "stat", lambda path, **how: stand if path == raw / FILES[0] else real(path, **how))
+    assert find_mnist() == raw
+    flip_one_bit(raw / FILES[0])
+    os.utime(raw / FILES[0], ns=(written.st_atime_ns, written.st_mtime_ns))
+    with pytest.raises(DataError, match=FILES[0]):
+        find_mnist()
+
+
+def test_an_old_file_is_hashed_once(
+    small_mnist: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write(small_mnist, tmp_path / "mine")
+    monkeypatch.setenv("KD_COURSE_DATA", str(raw))
+    read: list[Path] = []
+    unpacked = source._unpacked
+    monkeypatch.setattr(source, "_unpacked", lambda path: read.append(path) or unpacked(path))
+    monkeypatch.setattr(source.time, "time_ns", lambda: max((raw / file).stat().st_ctime_ns for file in FILES) + 10**10)
+    for _ in range(3):
+        assert find_mnist() == raw
+    assert len(read) == 4
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_100_flipped_bits_are_all_refused(
+    small_mnist: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    files = zipped(small_mnist) if packed else small_mnist
+    raw = write(files, tmp_path / "mine")
+    monkeypatch.setenv("KD_COURSE_DATA", str(raw))
+    random = np.random.default_rng(0)
+    for number in range(100):
+        name = [*files][number % 4]
+        content = bytearray(files[name])
+        # An archive begins with ten bytes that have no part in its content, and may have idle bits before its checksum.
+        first, last = (10, len(content) - 9) if packed else (0, len(content))
+        content[random.integers(first, last)] ^= 1 << random.integers(8)
+        (raw / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name} (is truncated or corrupt|cannot be read)"):
+            load_data(validation_size=10)
+        (raw / name).write_bytes(files[name])
+        assert load_data(validation_size=10).name == "mnist"
+
+
+@pytest.mark.parametrize("damage", [cut_short, DAMAGES[-1], lambda path: path.write_bytes(b"no archive")])
+def test_a_damaged_archive_is_named(
+    small_mnist: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
+) -> None:
+    raw = write(zipped(small_mnist), tmp_path / "mine")
+    damage(raw / f"{FILES[1]}.gz")
+    monkeypatch.setenv("KD_COURSE_DATA", str(raw))
+    with pytest.raises(DataError, match=rf"{FILES[1]}\.gz (cannot be read|is truncated).*unset KD_COURSE_DATA"):
+        load_data()
+
+
+def test_a_file_that_must_not_be_read_is_named(
+    small_mnist: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write(small_mnist, tmp_path / "mine")
+    monkeypatch.setenv("KD_COURSE_DATA", str(raw))
+
+    def refuse(path: Path, kind: type) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(source.np, "fromfile", refuse)
+    with pytest.raises(DataError, match=f"{FILES[0]} cannot be read .*Permission denied"):
+        load_data()
 
 
 def test_one_flipped_bit_of_the_real_files_is_noticed(

@@ -439,10 +439,11 @@ def test_crd_learns_to_tell_its_pair_from_all_others() -> None:
 
 def test_a_resumed_training_with_crd_ends_at_the_same_numbers(tiny_split: Callable[..., Split], tmp_path: Any) -> None:
     split = tiny_split(12)
+    saved = {"checkpoint": tmp_path / "crd.pt", "tag": "crd"}  # the interruption is part of the objective
     whole, history = trained_with_crd(split)
     with pytest.raises(Interrupted):
-        trained_with_crd(split, stop_in_epoch=2, checkpoint=tmp_path / "crd.pt")
-    resumed, again = trained_with_crd(split, checkpoint=tmp_path / "crd.pt")
+        trained_with_crd(split, stop_in_epoch=2, **saved)
+    resumed, again = trained_with_crd(split, **saved)
     assert again[["loss", "contrast"]].equals(history[["loss", "contrast"]])
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
