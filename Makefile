@@ -84,7 +84,6 @@ refresh: $(READY) ## execute all notebooks again, one after another, and store t
 
 bench: $(READY) ## measure what the training loop and the losses cost
 	$(BIN)/python tools/bench.py
-	$(BIN)/python tools/bench_losses.py
 
 studies: $(READY) ## run what is missing of the studies behind data/results (hours; stop and resume as you like)
 	$(BIN)/python -m kd_course.studies $(foreach name,$(STUDY),$(call quoted,$(name))) \

@@ -100,7 +100,12 @@ def widened(value: Tensor, what: str) -> Tensor:
     if not value.is_floating_point():
         raise TypeError(f"{what} must be floating point, not {value.dtype}; use .float(), if these are not labels")
     value = value.to(torch.promote_types(value.dtype, torch.float32))
-    return value.clone() if value.is_inference() and not torch.is_inference_mode_enabled() else value  # for autograd
+    return recordable(value)
+
+
+def recordable(value: Tensor) -> Tensor:
+    """``value``, or a copy of what inference mode made, which autograd could not save."""
+    return value.clone() if value.is_inference() and not torch.is_inference_mode_enabled() else value
 
 
 def logit_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +148,7 @@ def class_labels(labels: Tensor, samples: int, classes: int) -> Tensor:
         keep = "leave unlabelled samples out of all arguments, with keep = labels >= 0: labels[keep], logits[keep]"
         advice = keep if least < 0 else "take a network of as many classes"
         raise ValueError(f"labels must lie in 0..{classes - 1}, not {least}..{int(labels.max())}; {advice}")
-    return labels.long()
+    return recordable(labels.long())
 
 
 def _advice_for_tables(labels: Tensor) -> str:
@@ -284,7 +289,7 @@ def finite_numbers(values: Iterable[float], what: str) -> list[float]:
         except (TypeError, ValueError, RuntimeError, OverflowError):
             raise TypeError(f"{what} must be numbers, not {value!r} of type {type(value).__name__}") from None
         if not abs(numbers[-1]) < 1e150:
-            raise ValueError(f"{what} must be finite numbers, not {value!r}; leave out what failed")
+            raise ValueError(f"{what} must be finite numbers below 1e150, not {value!r}; leave out what failed")
     return numbers
 
 

@@ -109,9 +109,10 @@ class Checkpoint:
             try:
                 torch.load(io.BytesIO(payload), weights_only=True)
             except Exception as error:
+                found = re.search(r"GLOBAL (\S+)", str(error))
                 raise ValueError(
-                    "model or optimizer hold more than tensors and plain values, so no checkpoint of them can be read "
-                    f"back ({error}); keep such things out of state_dict()"
+                    "a checkpoint of model or optimizer could not be read back, since they hold more than tensors and "
+                    f"plain values{f', such as {found[1]}' if found else ''}; keep such things out of state_dict()"
                 ) from error
         partial = self.path.with_name(f".{self.path.name}.partial")  # one name: no kill leaves a second
         try:
@@ -193,9 +194,9 @@ def _parts(value: object, seen: dict[int, tuple[str, object]]) -> Iterator[str |
             if isinstance(value, Mapping):
                 yield from _parts(value[each], seen)
     elif isinstance(value, nn.Module):
-        marks = (seen.get(id(each), ("",))[0] for each in value.parameters())
-        mode = [] if any(mark.startswith("changing") for mark in marks) else ["training"]  # the training sets it
-        hidden = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules", *mode}
+        marks = [seen.get(id(each), ("",))[0] for each in value.parameters()]
+        learns = not marks or any(mark.startswith("changing") for mark in marks)  # its mode is the training's affair
+        hidden = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules", "" if learns else "training"}
         held = {name: each for name, each in vars(value).items() if name not in hidden}
         yield from _parts((type(value), held), seen)
     elif isinstance(value, partial):
@@ -228,8 +229,9 @@ def _code(value: FunctionType | type) -> str:
     try:
         if isinstance(value, type):
             return meaning(value, *functions)
-        # Not the values that a function reaches: those count by what they hold.
-        return repr(sorted(each.text for each in reachable(value) if isinstance(each, Definition)))
+        # Not the values that a function reaches: they count by what they hold. Lambdas of one line have one text.
+        texts = sorted(each.text for each in reachable(value) if isinstance(each, Definition))
+        return repr((texts, _compiled(value.__code__) if value.__name__ == "<lambda>" else None))
     except (OSError, SyntaxError):
         return repr([_compiled(each.__code__) for each in functions])
 

@@ -76,7 +76,7 @@ def average_probabilities(
     logits, weights = _checked(logits, weights)
     not_probabilities(logits, "member logits")
     log_weights = torch.where(weights > 0, weights, 1).log().masked_fill(weights == 0, -math.inf)  # 0, but never 0/0
-    log_p = F.log_softmax(logits / temperature, dim=2)  # (M, N, C)
+    log_p = _floored(F.log_softmax(logits / temperature, dim=2))  # (M, N, C)
     return temperature * torch.logsumexp(log_weights[:, None, None] + log_p, dim=0)
 
 
@@ -102,9 +102,8 @@ def average_logits(logits: Tensor, weights: Tensor | None = None) -> Tensor:
     tensor([[1., 2.]])
     """
     logits, weights = _checked(logits, weights)
-    logits = logits.masked_fill((weights == 0)[:, None, None] & logits.isneginf(), 0)  # 0, but never 0·∞
     with torch.autocast(logits.device.type, enabled=False):
-        return torch.einsum("m,mnc->nc", weights, logits)
+        return torch.einsum("m,mnc->nc", weights, _floored(logits))
 
 
 def combine(logits: Tensor, weights: Tensor | None = None, *, average: Average = "probabilities") -> Tensor:
@@ -240,6 +239,11 @@ def _stacked(tables: Sequence[Tensor]) -> Tensor:
     if len(set(shapes)) > 1:
         raise ValueError(f"members must answer for the same samples, but return {shapes}; one drops or repeats some")
     return torch.stack(tables)
+
+
+def _floored(logits: Tensor) -> Tensor:
+    """Logits of -∞, which give a class no chance, as finite ones that do the same and have a gradient."""
+    return logits.clamp(min=torch.finfo(logits.dtype).min / 2)
 
 
 def _known(average: Average) -> Average:

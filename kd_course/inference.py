@@ -75,7 +75,8 @@ def logits_of(output: object) -> Tensor:
         held = f" of {sorted(map(str, output))}" if isinstance(output, Mapping) else ""
         raise TypeError(
             f"the model returned a {type(output).__name__}{held}, and no tensor of logits: neither alone, nor as "
-            "'logits', nor first in a tuple; wrap it in a module whose forward returns its logits, or use predict_features"
+            "'logits', nor first in a tuple; wrap it in a module whose forward returns its logits, or use "
+            "predict_features"
         )
     return found
 
@@ -228,7 +229,10 @@ def predict_features(
 
     def answer(batch: Batch) -> dict[str, Tensor]:
         features = extract(*(batch.inputs[name] for name in chosen))
-        return {stage: feature.float() for stage, feature in features.items()}
+        for stage, feature in features.items():
+            if not isinstance(feature, Tensor):
+                raise TypeError(f"stage {stage!r} is a {type(feature).__name__}, not a tensor; name one within it")
+        return {stage: features[stage].float() for stage in stages}
 
     run = extract if isinstance(extract, nn.Module) else network
     return _tables(run, answer, split, batch_size, Engine(None, device), {}, False)
@@ -245,16 +249,14 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return checked(model)
 
 
-def _hooked(network: nn.Module, layers: dict[str, nn.Module]) -> Callable[..., dict[str, Tensor]]:
+def _hooked(network: nn.Module, layers: dict[str, nn.Module]) -> Callable[..., dict[str, object]]:
     """Runs a network, and returns what these layers answered the last time they were called."""
 
     def extract(*inputs: Tensor) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        found: dict[str, object] = {}
 
         def note(stage: str, output: object) -> None:
-            if not isinstance(output, Tensor):
-                raise TypeError(f"stage {stage!r} returns a {type(output).__name__}, not a tensor; name one within it")
-            found[stage] = output.clone()  # the next layer may work in place
+            found[stage] = output.clone() if isinstance(output, Tensor) else output  # the next layer may work in place
 
         with ExitStack() as hooks:
             for stage, layer in layers.items():
@@ -263,7 +265,7 @@ def _hooked(network: nn.Module, layers: dict[str, nn.Module]) -> Callable[..., d
             network(*inputs)
         if missing := layers.keys() - found:
             raise ValueError(f"the network never calls {sorted(missing)}, so there are no features; name other layers")
-        return {stage: found[stage] for stage in layers}
+        return found
 
     return extract
 
@@ -272,16 +274,15 @@ def _traced(network: nn.Module, stages: Sequence[str]) -> nn.Module:
     """A network that ends at nodes which are no layers, found by tracing."""
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    known = [name for name, _ in network.named_children()]
+    known, nodes = [name for name, _ in network.named_children()], None
     try:
         with evaluating(network):  # tracing puts one mode on every module
-            return create_feature_extractor(network, list(stages))
-    except ValueError:
-        with evaluating(network):
             nodes = get_graph_node_names(network)[1]
-        raise ValueError(f"no stage among {list(stages)} can be extracted; stages: {known}; nodes: {nodes}") from None
+            return create_feature_extractor(network, list(stages))
     except Exception as error:  # whatever a forward raises when it is given symbols instead of numbers
         other = sorted(set(stages) - dict(network.named_modules()).keys())
+        if nodes is not None:
+            raise ValueError(f"stages {other} cannot be extracted; stages: {known}; nodes: {nodes}") from None
         raise ValueError(
             f"no layers are named {other}, and this network cannot be traced for other nodes "
             f"({type(error).__name__}); name layers: {known}, or any of named_modules()"
@@ -312,7 +313,7 @@ def _tables(
     """Every table that ``answer`` makes with ``model`` of the batches of ``split``, on the CPU."""
     if not len(split):
         raise ValueError(f"{split!r} is empty, so there is nothing to predict; check how the split was made")
-    for name, table in out.items():
+    for table in out.values():
         if not isinstance(table, Tensor) or table.device.type != "cpu":
             given = f"a tensor on {table.device}" if isinstance(table, Tensor) else f"a {type(table).__name__}"
             raise TypeError(f"out must be a tensor on the CPU, not {given}; of an array take torch.from_numpy(out)")

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kd_course._validation import whole
+from kd_course._validation import finite_numbers, whole
 from kd_course.evaluation import mean_interval
 
 if TYPE_CHECKING:
@@ -175,11 +175,12 @@ def interval_plot(rows: Mapping[str, Sequence[float]], *, xlabel: str, ax: Axes 
 
 def interval_lines(ax: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]], *, name: str) -> Axes:
     """Draw a line of means over ``x`` with its 95 % interval as a band; ``seeds[i]`` holds the values at ``x[i]``."""
-    if len(x) != len(seeds) or not len(x):
-        raise ValueError(f"{len(x)} places x and the values at {len(seeds)} must be equal in number, and at least one")
+    ax, x = _axes(ax), finite_numbers(x, "x")
+    if not x or len(x) != len(seeds := list(seeds)):
+        raise ValueError(f"seeds must hold values for each of the {len(x)} places x, and not for {len(seeds)}")
     role = _role(name)
     mean, low, high, _ = zip(*map(mean_interval, seeds), strict=True)
-    (line,) = _axes(ax).plot(x, mean, color=COLOURS.get(role), marker=MARKERS.get(role, "o"), label=name)
+    (line,) = ax.plot(x, mean, color=COLOURS.get(role), marker=MARKERS.get(role, "o"), label=name)
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
     return ax
 

@@ -41,7 +41,7 @@ def pick_device(name: str | int | torch.device | None = None) -> torch.device:
     try:
         device = torch.device(int(wanted) if isinstance(wanted, Integral) else str(wanted).strip().lower())
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError, OverflowError) as error:
         hint = "PyTorch's names for a GPU are 'cuda' and 'mps'; " if "gpu" in str(wanted).lower() else ""
         raise ValueError(
             f"device {str(wanted)!r} cannot be used here ({str(error).splitlines()[0]}); {hint}{fix}"
@@ -89,7 +89,7 @@ def seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run a block with PyTorch on ``count`` CPU threads, then restore the number that was set before."""
-    count, before = whole(count, "the number of threads", least=1), torch.get_num_threads()
+    count, before = whole(count, "the number of threads", least=1, most=4_096), torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield

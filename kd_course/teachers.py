@@ -187,8 +187,8 @@ def card(dataset: str = "mnist", name: str = "cnn") -> dict:
 
 
 def _training(dataset: str, name: str) -> Training:
-    if (dataset, name) not in [*TRAININGS]:  # a list, because names may be given that have no hash
-        known = ", ".join(sorted(known for of, known in TRAININGS if of == dataset)) or "none"
+    if not (isinstance(dataset, str) and isinstance(name, str)) or (dataset, name) not in TRAININGS:
+        known = ", ".join(sorted(known for of, known in TRAININGS if of == str(dataset))) or "none"
         raise ValueError(f"no teacher {name!r} for {dataset!r}; there are: {known}")
     return TRAININGS[dataset, name]
 
@@ -299,6 +299,8 @@ def publish(data: Data, name: str, teacher: nn.Module, *, seed: int, folder: Pat
 
 def _room(folder: Path, teacher: nn.Module) -> Path:
     """The folder, made if need be, once it is sure that it takes the checkpoints and the files of ``teacher``."""
+    if not isinstance(folder, str | Path):
+        raise TypeError(f"folder must be a path, not {type(folder).__name__}")
     folder = Path(os.path.expanduser(folder))  # noqa: PTH111 (Path's own raises for an unknown ~name)
     size = 32 * count_parameters(teacher)  # weights and two moments, twice; float16 weights; logits
     try:

@@ -198,6 +198,10 @@ def fit(
         weights = "" if best is None else ", and the model has the best weights of these"
         if rows:
             error.add_note(f"{len(rows)} of {epochs} epochs were finished: see .history of this exception{weights}")
+        elif isinstance(error, RuntimeError) and "dtype" in str(error):
+            kinds = ", ".join(sorted({str(parameter.dtype) for parameter in model.parameters()}))
+            wide = torch.promote_types(torch.get_default_dtype(), torch.float32)
+            error.add_note(f"the model's weights are {kinds}, and batches {wide}: convert the model with .to({wide})")
         raise
     finally:
         if best is not None:

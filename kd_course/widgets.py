@@ -123,7 +123,7 @@ class _Pixels(traitlets.List):
             return super().validate(obj, value)
         except traitlets.TraitError:
             raise traitlets.TraitError(
-                f"value must be a list of 784 whole numbers from 0 to 255, row by row, such as "
+                "value must be a list of 784 whole numbers from 0 to 255, row by row, such as "
                 "image.flatten().tolist() of a uint8 image"
             ) from None
 

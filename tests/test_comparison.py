@@ -287,6 +287,20 @@ def test_the_order_of_the_names_does_not_matter(data: Data) -> None:
     assert runs[["x", "y"]].to_numpy().tolist() == [[1, 2], [10, 20]]
 
 
+def test_the_bar_says_what_runs(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Bar(comparison.tqdm):
+        def set_postfix_str(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(comparison, "tqdm", Bar)
+    recipes = dict.fromkeys(("a", "b"), lambda data, seed: {"said": len(said)})
+    runs = compare(recipes, data, seeds=[4, 2])
+    assert said == ["a, seed 4", "b, seed 4", "a, seed 2", "b, seed 2"]
+    assert runs["said"].tolist() == [1, 2, 3, 4]  # before each run, not after it
+
+
 # The league.
 
 TABLE = {

@@ -11,8 +11,10 @@ import math
 import re
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -344,6 +346,170 @@ def test_weights_that_do_not_fit_are_refused(weights: list, words: str) -> None:
         Ensemble(members, torch.tensor(weights))
 
 
+@pytest.mark.parametrize("off", [0.001, 0.01, 0.03, -0.001])
+def test_weights_may_be_rounded_but_not_wrong(off: float) -> None:
+    """A sum that float32 rounds is 1; one of 1.01 would make every member one per cent too heavy."""
+    wrong, rounded = torch.tensor([0.5, 0.3, 0.2 + off]), torch.tensor([0.33333, 0.33333, 0.33333])
+    for average in AVERAGES:
+        with pytest.raises(ValueError, match=r"sum to 1; these have .* and sum to (1\.0|0\.9)"):
+            combine(table(), wrong, average=average)
+        assert combine(table(), rounded, average=average).shape == (7, 4)
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, torch.tensor], ids=["list", "tuple", "array", "tensor"])
+def test_weights_may_be_any_series_of_numbers(members: list[nn.Module], make: Callable) -> None:
+    for average in AVERAGES:
+        assert_close(
+            combine(table(), make(WEIGHTS.tolist()), average=average), combine(table(), WEIGHTS, average=average)
+        )
+    assert_close(Ensemble(members[:3], make([0.5, 0.25, 0.25])).weights, torch.tensor([0.5, 0.25, 0.25]))
+
+
+@pytest.mark.parametrize("weights", ["abc", {0: 0.5, 1: 0.3, 2: 0.2}, 1.0, ["0.5", "0.3", "0.2"], [True, False, False]])
+def test_weights_that_are_no_numbers_are_refused(weights: Any) -> None:
+    for function in (average_probabilities, average_logits, combine):
+        with pytest.raises(TypeError, match="weights must be "):
+            function(table(), weights)
+
+
+TABLES = [average_probabilities, average_logits, combine, disagreement, lambda z: fit_weights(z, torch.zeros(7).long())]
+
+
+@pytest.mark.parametrize("function", TABLES, ids=["probabilities", "logits", "combine", "disagreement", "fit_weights"])
+def test_what_is_no_tensor_of_member_logits_is_refused(function: Callable) -> None:
+    for logits, words in [
+        (list(table()), r"not list; use torch\.stack"),
+        (table().numpy(), r"not ndarray; use torch\.as_tensor"),
+        (tuple(table()), "not tuple; .*logits_of"),
+        (None, "not NoneType"),
+    ]:
+        with pytest.raises(TypeError, match=f"member logits must be a tensor, {words}"):
+            function(logits)
+    with pytest.raises(TypeError, match=r"member logits must be floating point, not torch\.int64"):
+        function(table().long())
+
+
+def test_probabilities_are_not_averaged_as_if_they_were_logits(tiny_split: Callable[..., Split]) -> None:
+    probabilities, labels = table().softmax(2), random_labels(7, 4)
+    for function in (average_probabilities, combine, lambda z: fit_weights(z, labels)):
+        with pytest.raises(ValueError, match=r"member logits are probabilities.*probabilities\.log\(\)"):
+            function(probabilities)
+    assert_close(average_probabilities(probabilities.log()).exp(), probabilities.mean(0))
+    with pytest.raises(ValueError, match="the answers of member 1 are probabilities"):
+        member_logits([mlp(4, classes=3), nn.Sequential(mlp(4, classes=3), nn.Softmax(1))], tiny_split())
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_a_masked_class_keeps_no_chance_and_gives_finite_gradients(average: Any) -> None:
+    """Logits of -∞ mean that a class cannot be answered; its probability is exactly 0, and nothing becomes NaN."""
+    logits = table()
+    logits[:, :, 3] = -math.inf
+    logits, a = logits.requires_grad_(), torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    found = combine(logits, a.softmax(0), average=average)
+    assert_close(found[:, :3].softmax(1), combine(logits[:, :, :3], average=average).softmax(1))
+    assert (found.softmax(1)[:, 3] == 0).all()
+    F.cross_entropy(found, random_labels(7, 3)).backward()
+    for gradient in (logits.grad, a.grad):
+        assert torch.isfinite(gradient).all()
+    rest = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(
+        combine(logits.detach()[:, :, :3], rest.softmax(0), average=average), random_labels(7, 3)
+    ).backward()
+    assert_close(a.grad, rest.grad)
+    weights = fit_weights(logits, random_labels(7, 3), average=average)
+    assert_close(weights, fit_weights(logits[:, :, :3], random_labels(7, 3), average=average), rtol=1e-3, atol=1e-3)
+
+
+def test_a_member_of_weight_0_cannot_veto() -> None:
+    logits = table(2)
+    logits[1, :, 0] = -math.inf
+    for average in AVERAGES:
+        assert_close(combine(logits, [1.0, 0.0], average=average).softmax(1), logits[0].softmax(1))
+        assert (combine(logits, [0.5, 0.5], average=average).softmax(1)[:, 0] == 0).all() == (average == "logits")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("average", AVERAGES)
+def test_autocast_does_not_reach_the_average(average: Any, dtype: torch.dtype) -> None:
+    logits, weights = table().float(), WEIGHTS.float()
+    with torch.autocast("cpu", dtype=dtype):
+        found = combine(logits, weights, average=average)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, combine(logits, weights, average=average))
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_what_inference_mode_made_can_be_averaged_and_fitted(average: Any) -> None:
+    labels = random_labels(7, 4)
+    with torch.inference_mode():
+        logits, inferred = table() + 0, labels.clone()
+        inside = fit_weights(logits, inferred, average=average)
+    expected = fit_weights(table(), labels, average=average)
+    assert torch.equal(fit_weights(logits, inferred, average=average), expected)
+    assert torch.equal(inside, expected)
+    a = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    combine(logits, a.softmax(0), average=average).square().sum().backward()
+    assert a.grad.abs().max() > 0
+
+
+def test_each_sample_may_have_its_own_temperature() -> None:
+    temperatures = torch.tensor([1.0, 2.0, 4.0, 0.5, 8.0, 1.0, 3.0], dtype=torch.float64)
+    found = average_probabilities(table(), WEIGHTS, temperature=temperatures)
+    for row, temperature in enumerate(temperatures.tolist()):
+        assert_close(found[row], average_probabilities(table(), WEIGHTS, temperature=temperature)[row])
+    with pytest.raises(ValueError, match=r"temperature .*\(7,\)"):
+        average_probabilities(table(), temperature=torch.ones(3))
+    with pytest.raises(TypeError, match="temperature must be one number, not '4'"):
+        average_probabilities(table(), temperature="4")
+
+
+@pytest.mark.parametrize("function", [fit_weights, error_overlap])
+def test_labels_that_are_no_class_numbers_are_refused(function: Callable) -> None:
+    labels = random_labels(7, 4)
+    for wrong, words in [
+        (labels - 100, "0..3, not -[0-9]+..-9[0-9]; leave unlabelled"),
+        (labels + 90, "0..3, not 9[0-9]..9[0-9]"),
+        (labels.double(), r"pass labels\.long"),
+        (labels > 1, r"bool.*pass labels\.long"),
+        (F.one_hot(labels, 4), r"pass labels\.argmax\(1\)"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            function(table(), wrong)
+    for wrong in (labels.tolist(), labels.numpy(), None):
+        with pytest.raises(TypeError, match="labels must be a tensor of class numbers"):
+            function(table(), wrong)
+    with pytest.raises(TypeError, match="member logits must be floating point"):
+        function(labels, table())
+    assert torch.equal(function(table(), labels.int()), function(table(), labels))
+
+
+@pytest.mark.parametrize(
+    "function", [disagreement, *[lambda z, f=f: f(z, random_labels(7, 4)) for f in (fit_weights, error_overlap)]]
+)
+def test_a_table_without_an_answer_is_refused(function: Callable) -> None:
+    """The largest of NaN is where the NaN is, and weights fitted on it would be NaN."""
+    for value in (math.nan, math.inf):
+        logits = table()
+        logits[1, 2, 3] = value
+        with pytest.raises(ValueError, match=r"member logits hold NaN.* in 1 of 21 rows"):
+            function(logits)
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_fitting_takes_a_step(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"steps must be 1 or more, not {steps}"):
+        fit_weights(table(), random_labels(7, 4), steps=steps)
+    for odd in (1.5, "50", True, None):
+        with pytest.raises(TypeError, match="steps must be a whole number"):
+            fit_weights(table(), random_labels(7, 4), steps=odd)
+
+
+def test_more_steps_fit_better() -> None:
+    logits, labels = calibrated_and_noise()
+    few, many = (nll(combine(logits, fit_weights(logits, labels, steps=steps)), labels) for steps in (2, 50))
+    assert nll(combine(logits), labels) > few > many
+
+
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4, 5), (0, 3, 4), (2, 0, 4), (2, 3, 0)], ids=str)
 def test_what_is_not_a_table_of_members_is_refused(shape: tuple[int, ...]) -> None:
     calls: list[Callable[[], Tensor]] = [
@@ -611,6 +777,79 @@ def test_members_with_other_classes_are_refused(tiny_split: Callable[..., Split]
         Ensemble(odd)(IMAGES)
     with pytest.raises(ValueError, match=r"members .*\[10, 10, 3\]"):
         member_logits(odd, tiny_split())
+
+
+class Answers(nn.Module):
+    """Wraps a network, and answers as libraries do: in a tuple, by name, in an object, or with something odd."""
+
+    def __init__(self, wrap: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.network, self.wrap = mlp(4, classes=3), wrap
+
+    def forward(self, images: Tensor) -> Any:
+        return self.wrap(self.network(images))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda z: (z, None), lambda z: {"loss": z.sum(), "logits": z}, lambda z: SimpleNamespace(logits=z, states=None)],
+    ids=["tuple", "dictionary", "object"],
+)
+def test_the_logits_are_found_in_what_members_return(wrap: Callable, tiny_split: Callable[..., Split]) -> None:
+    members = [freeze(Answers(wrap)) for _ in range(2)]
+    plain = [member.network for member in members]
+    assert torch.equal(Ensemble(members)(IMAGES), Ensemble(plain)(IMAGES))
+    assert torch.equal(member_logits(members, tiny_split()), member_logits(plain, tiny_split()))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "error", "words"),
+    [
+        (lambda z: None, TypeError, "returned a NoneType, and no tensor of logits"),
+        (lambda z: {"a": z, "b": z}, TypeError, r"dict of \['a', 'b'\]"),
+        (lambda z: z[:, 0], ValueError, r"logits \(N, C\) of two classes or more, but return \[\(5, 3\), \(5,\)\]"),
+        (lambda z: z[:, :1], ValueError, r"two classes or more, but return \[\(5, 3\), \(5, 1\)\]"),
+        (lambda z: z[1:], ValueError, r"same samples, but return \[\(5, 3\), \(4, 3\)\]"),
+        (lambda z: torch.cat([z, z], 1), ValueError, r"same classes, but return \[3, 6\]"),
+    ],
+    ids=["nothing", "no logits", "one dimension", "one class", "fewer samples", "other classes"],
+)
+def test_members_that_do_not_answer_with_logits_are_refused(wrap: Callable, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        Ensemble([freeze(mlp(4, classes=3)), freeze(Answers(wrap))])(IMAGES)
+
+
+@pytest.mark.parametrize("make", [Ensemble, lambda members: member_logits(members, None)], ids=["Ensemble", "table"])
+def test_what_is_no_list_of_networks_is_refused(make: Callable) -> None:
+    """The layers of one Sequential are not members, nor are the names of a dictionary."""
+    network = freeze(mlp(4))
+    for members, words in [
+        (network, "not Sequential; put one member in brackets"),
+        (None, "not NoneType; put"),
+        (3, "not int; put"),
+        ([network, mlp], "member 1 must be a network.* not function"),
+        ([StudentNet], "member 0 must be a network.* not the class StudentNet; call it"),
+        ([network.state_dict()], "member 0 must be a network.* not OrderedDict"),
+        ({"a": network}, "member 0 must be a network.* not str"),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            make(members)
+
+
+def test_members_may_come_from_a_generator_or_a_module_list() -> None:
+    networks = [freeze(mlp(4)) for _ in range(2)]
+    expected = Ensemble(networks)(IMAGES)
+    for members in (iter(networks), nn.ModuleList(networks), tuple(networks)):
+        assert torch.equal(Ensemble(members)(IMAGES), expected)
+
+
+def test_members_on_several_devices_are_refused() -> None:
+    near, far = freeze(mlp(4)), freeze(mlp(4).to("meta"))
+    with pytest.raises(ValueError, match=r"\['cpu', 'meta'\]; bring all to one device"):
+        Ensemble([near, far])
+    buffers = nn.BatchNorm1d(3, affine=False).to("meta").eval()
+    with pytest.raises(ValueError, match="bring all to one device"):
+        Ensemble([near, buffers])
 
 
 def parameters(*modules: nn.Module) -> list[nn.Parameter]:

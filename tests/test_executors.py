@@ -169,16 +169,19 @@ def test_dask_repeats_what_it_did_before_and_data_reach_its_workers_once(data: D
         distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
-        executor, scatter, scattered = client.get_executor(), client.scatter, []
-        client.scatter = lambda *given, **options: scattered.append(given) or scatter(*given, **options)
+        executor, scatter, scattered, kept = client.get_executor(), client.scatter, [], []
+        submit = executor.submit
+        client.scatter = lambda *given, **options: scattered.append(options) or scatter(*given, **options)
+        executor.submit = lambda *given: kept.append(client.submit(*given)) or submit(*given)  # as a traceback may
         first, second = (compare(recipes, data, seeds=range(3), executor=executor, progress=False) for _ in range(2))
     assert first["number"].nunique() == second["number"].nunique() == 3
     assert not set(first["number"]) & set(second["number"])
     assert len(log.read_text(encoding="utf-8").splitlines()) == 6
     assert len(scattered) == 2
+    assert all(options["broadcast"] for options in scattered)  # or the end of one worker would be the end of the data
 
 
-def test_the_table_does_not_depend_on_the_order_in_which_runs_end(data: Data) -> None:
+def test_the_table_does_not_depend_on_the_order_in_which_runs_end(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = {"a": one_way, "b": other_way}
     alone = compare(recipes, data, seeds=(5, 2), progress=False)
 
@@ -186,7 +189,10 @@ def test_the_table_does_not_depend_on_the_order_in_which_runs_end(data: Data) ->
         for each in reversed(work):
             each()
 
+    clock = iter([0, 1, 10, 12, 20, 23, 30, 34])
+    monkeypatch.setattr(comparison, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     runs = compare(recipes, data, seeds=(5, 2), executor=Waiting(4, backwards), progress=False)
+    assert runs.attrs["seconds"] == [4, 3, 2, 1]
     same_table(runs, alone)
     assert list(runs) == ["recipe", "seed", "x", "y"]
 
@@ -393,7 +399,9 @@ def test_recipes_that_disagree_end_a_comparison_in_a_pool_too(data: Data) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a thread cannot press Ctrl-C there")
-def test_ctrl_c_cancels_what_has_not_begun(data: Data) -> None:
+def test_ctrl_c_cancels_what_has_not_begun(data: Data, request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     main = threading.get_ident()
     ctrl_c = partial(signal.pthread_kill, main, signal.SIGINT)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from kd_course.models import StudentNet, TeacherNet, count_parameters, mlp
+from kd_course.models import MixerNet, SeparableNet, StudentNet, TeacherNet, count_parameters, mlp
 from kd_course.runtime import seeded
 
 IMAGES = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -124,7 +127,49 @@ def test_a_number_stands_for_one_hidden_layer() -> None:
     assert str(mlp(30)) == str(mlp([30])) == str(mlp((30,)))
 
 
-@pytest.mark.parametrize("hidden", [0, -3, [], (), (30, 0), (30, -1)])
-def test_an_mlp_without_positive_widths_is_refused(hidden: Any) -> None:
+@pytest.mark.parametrize("hidden", [[], ()])
+def test_an_mlp_without_a_hidden_layer_is_refused(hidden: Any) -> None:
     with pytest.raises(ValueError, match=rf"hidden .*not {re.escape(repr(hidden))}; .*mlp\(30\)"):
         mlp(hidden)
+
+
+@pytest.mark.parametrize("hidden", [0, -3, (30, 0), (30, -1), 10**12])
+def test_an_mlp_without_sensible_widths_is_refused(hidden: Any) -> None:
+    with pytest.raises(ValueError, match=r"a width in hidden must be (1 or more|1,000,000 or less), not"):
+        mlp(hidden)
+
+
+@pytest.mark.parametrize("hidden", ["30", 30.0, None, True, [30, "20"], math.nan])
+def test_a_width_that_is_no_whole_number_is_refused(hidden: Any) -> None:
+    with pytest.raises(TypeError, match="a width in hidden must be a whole number"):
+        mlp(hidden)
+
+
+def test_widths_may_come_from_numpy_and_torch() -> None:
+    for hidden in (np.int64(30), np.array([30]), torch.tensor([30]), (width for width in [30])):
+        assert str(mlp(hidden)) == str(mlp(30))
+
+
+@pytest.mark.parametrize("build", [TeacherNet, StudentNet, SeparableNet, MixerNet, partial(mlp, 4)])
+def test_classes_are_a_sensible_whole_number(build: Callable[..., nn.Module]) -> None:
+    for classes in ("10", 10.0, None, True):
+        with pytest.raises(TypeError, match="classes must be a whole number"):
+            build(classes=classes)
+    for classes in (0, -1, 10**12):
+        with pytest.raises(ValueError, match=r"classes must be (1 or more|1,000,000 or less), not"):
+            build(classes=classes)
+    assert build(classes=np.int64(4)).classifier.out_features == 4
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [(TeacherNet, "dropout"), (partial(mlp, 30), "dropout"), (partial(mlp, 30), "input_dropout")],
+    ids=["TeacherNet", "mlp hidden", "mlp input"],
+)
+def test_a_probability_lies_between_0_and_1(build: Callable[..., nn.Module], name: str) -> None:
+    for value in (1.5, -0.1, math.nan):
+        with pytest.raises(ValueError, match=f"{name} must lie between 0 and 1, not {value}"):
+            build(**{name: value})
+    for value in ("0.5", None):
+        with pytest.raises(TypeError, match=f"{name} must be one number"):
+            build(**{name: value})

@@ -226,3 +226,12 @@ def test_a_network_that_is_not_a_classifier_is_refused_before_anything_is_downlo
 def test_a_network_whose_last_layer_is_not_linear_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'squeezenet1_1' .*AdaptiveAvgPool2d"):
         backbone("squeezenet1_1")
+
+
+def test_a_backbone_of_odd_numbers_is_refused() -> None:
+    for name, value in (("size", 0), ("size", 10**6), ("classes", 0)):
+        with pytest.raises(ValueError, match=f"{name} must be .* or (more|less), not"):
+            backbone("mobilenet_v3_small", **{name: value})
+    for name, value in (("size", "64"), ("size", 64.5), ("classes", "10")):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number"):
+            backbone("mobilenet_v3_small", **{name: value})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -261,6 +263,106 @@ def test_reliability_diagram_draws_the_used_bins_and_the_diagonal(axes: Axes):
     assert spots.get_sizes()[-1] > spots.get_sizes()[0], "a bin with more samples has a larger spot"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy")
     draw(axes.figure)
+
+
+# --- what cannot be drawn -------------------------------------------------------------------------------------------
+
+P = torch.tensor([0.7, 0.2, 0.1])
+NAN = math.nan
+UNDRAWABLE = {
+    "no images": (lambda ax: plots.show_digits(digits(0)), r"\(0, 1, 28, 28\)"),
+    "images without a row": (lambda ax: plots.show_digits(torch.zeros(28, 28)), r"\(N, 1, height, width\)"),
+    "colours": (lambda ax: plots.show_digits(torch.zeros(2, 3, 8, 8)), r"one grey image .*\(3, 8, 8\)"),
+    "a text for titles": (lambda ax: plots.show_digits(digits(3), "abc"), "3 images need a list of as many titles"),
+    "too few titles": (lambda ax: plots.show_digits(digits(3), ["a"]), "3 images need a list of as many titles"),
+    "too many titles": (lambda ax: plots.show_digits(digits(1), ["a", "b"]), "1 images need a list of as many titles"),
+    "no columns": (lambda ax: plots.show_digits(digits(3), columns=0), "columns must be 1 or more, not 0"),
+    "a flat image": (lambda ax: plots.draw_digit(ax, torch.zeros(784)), r"one grey image .*\(784,\)"),
+    "a batch as an image": (lambda ax: plots.draw_digit(ax, digits(2)), "one grey image"),
+    "an empty image": (lambda ax: plots.draw_digit(ax, torch.zeros(1, 0, 28)), "one grey image"),
+    "logits as bars": (lambda ax: plots.probability_bars(ax, torch.tensor([3.0, -1.0])), r"0 to 1.*softmax\(0\)"),
+    "large logits": (lambda ax: plots.probability_bars(ax, torch.tensor([3.0, 1.0])), "0 to 1"),
+    "a table as bars": (lambda ax: plots.probability_bars(ax, torch.ones(2, 2)), r"\(C,\) numbers"),
+    "no bars": (lambda ax: plots.probability_bars(ax, torch.ones(0)), r"\(C,\) numbers"),
+    "NaN as a bar": (lambda ax: plots.probability_bars(ax, [NAN, 0.5]), "0 to 1"),
+    "a role nobody has": (
+        lambda ax: plots.probability_bars(ax, P, role="student"),
+        "one of teacher, scratch, distilled",
+    ),
+    "label 3 of 3": (lambda ax: plots.probability_bars(ax, P, label=3), "label must be 2 or less, not 3"),
+    "label -1": (lambda ax: plots.probability_bars(ax, P, label=-1), "label must be 0 or more, not -1"),
+    "a vector as heat": (lambda ax: plots.heatmap(P, ax=ax), r"needs a matrix, not \(3,\)"),
+    "nothing as heat": (lambda ax: plots.heatmap(torch.zeros(0, 3), ax=ax), "needs a matrix"),
+    "fewer than no decimals": (
+        lambda ax: plots.heatmap(torch.eye(2), ax=ax, decimals=-1),
+        "decimals must be 0 or more",
+    ),
+    "no histories": (lambda ax: plots.loss_curves({}, ax=ax), "histories are empty"),
+    "a column that is not there": (lambda ax: plots.loss_curves({"a": history(1)}, "nll"), "'a' must .*column 'nll'"),
+    "a history without epochs": (lambda ax: plots.loss_curves({"a": history()}), "'a' must be a table with epochs"),
+    "a history as a dictionary": (lambda ax: plots.loss_curves({"a": {"loss": [1.0]}}), "'a' must be a table"),
+    "one seed": (lambda ax: plots.interval_plot({"a": [1.0]}, xlabel=""), "two seeds or more"),
+    "a run that failed": (lambda ax: plots.interval_plot({"a": [1.0, NAN]}, xlabel=""), "finite"),
+    "no rows": (lambda ax: plots.interval_plot({}, xlabel=""), "rows are empty"),
+    "places without values": (lambda ax: plots.interval_lines(ax, [1, 2], [[1.0, 2.0]], name="a"), "2 places x, .* 1$"),
+    "no places": (lambda ax: plots.interval_lines(ax, [], [], name="a"), "0 places x"),
+    "bins without samples": (lambda ax: plots.reliability_diagram(ax, torch.zeros(15, 3)), "with samples"),
+    "logits for bins": (lambda ax: plots.reliability_diagram(ax, torch.ones(4, 5)), r"\(4, 5\); use calibration_bins"),
+    "one bin": (lambda ax: plots.reliability_diagram(ax, torch.ones(3)), r"\(3,\); use calibration_bins"),
+    "a reliability of nobody": (lambda ax: plots.reliability_diagram(ax, torch.ones(2, 3), role="x"), "role must be"),
+}
+
+
+@pytest.mark.parametrize(("draw_it", "words"), UNDRAWABLE.values(), ids=UNDRAWABLE)
+def test_what_cannot_be_drawn_is_refused(axes: Axes, draw_it: Callable, words: str):
+    with pytest.raises(ValueError, match=words):
+        draw_it(axes)
+    assert not axes.has_data(), "nothing is half drawn"
+
+
+NO_KIND = {
+    "texts for numbers": lambda ax: plots.probability_bars(ax, "abc"),
+    "None for numbers": lambda ax: plots.heatmap(None),
+    "axes for numbers": lambda ax: plots.probability_bars(P, ax),
+    "ragged rows": lambda ax: plots.heatmap([[1], [1, 2]]),
+    "text columns": lambda ax: plots.show_digits(digits(3), columns="8"),
+    "a text label": lambda ax: plots.probability_bars(ax, P, label="2"),
+    "one history": lambda ax: plots.loss_curves(history(1, 2)),
+    "a list of rows": lambda ax: plots.interval_plot([[1.0, 2.0]], xlabel=""),
+    "texts of a row": lambda ax: plots.interval_plot({"a": ["1", "2"]}, xlabel=""),
+    "places that are None": lambda ax: plots.interval_lines(ax, None, [[1.0, 2.0]], name="a"),
+    "a figure for axes": lambda ax: plots.draw_digit(ax.figure, digits(1)[0]),
+    "many axes": lambda ax: plots.draw_digit(plt.subplots(1, 2)[1], digits(1)[0]),
+    "no axes": lambda ax: plots.reliability_diagram(None, torch.ones(2, 3)),
+    "axes that are a number": lambda ax: plots.loss_curves({"a": history(1, 2)}, ax=3),
+    "axes that are a text": lambda ax: plots.interval_plot(SEEDS, xlabel="", ax="left"),
+    "axes that are a figure": lambda ax: plots.heatmap(torch.eye(2), ax=ax.figure),
+    "lines without axes": lambda ax: plots.interval_lines(None, [1], [[1.0, 2.0]], name="a"),
+}
+
+
+@pytest.mark.parametrize("draw_it", NO_KIND.values(), ids=NO_KIND)
+def test_what_is_of_another_kind_is_refused_in_a_sentence(axes: Axes, draw_it: Callable):
+    with pytest.raises(TypeError, match=r"^\S.* must be .*, not "):
+        draw_it(axes)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.half, torch.Tensor.bfloat16])
+def test_tensors_arrays_and_lists_are_drawn_alike(kind: Callable):
+    values = torch.tensor([[0.5, 0.25], [0.25, 0.75]])
+    assert texts(plots.heatmap(kind(values))) == ["0.50", "0.25", "0.25", "0.75"]
+    bars = plots.probability_bars(plt.figure().gca(), kind(values[0]), label=np.int64(1)).patches
+    assert [bar.get_height() for bar in bars] == [0.5, 0.25]
+    figure = plots.show_digits(kind(values[:, None, None].expand(2, 1, 2, 2).reshape(4, 1, 2, 1).contiguous()))
+    assert figure.axes[0].images[0].get_array().shape == (2, 1)
+    ax = plots.reliability_diagram(plt.figure().gca(), kind(torch.tensor([[4.0, 0.5, 0.25], [0.0, 0.0, 0.0]])))
+    assert ax.lines[1].get_xydata().tolist() == [[0.5, 0.25]]
+
+
+def test_a_tensor_with_a_history_is_drawn(axes: Axes):
+    plots.probability_bars(axes, torch.zeros(2, requires_grad=True).softmax(0))
+    assert [bar.get_height() for bar in axes.patches] == [0.5, 0.5]
+    assert texts(plots.heatmap(torch.eye(2, requires_grad=True))) == ["1.00", "0.00", "0.00", "1.00"]
 
 
 @pytest.mark.parametrize("style", [False, True], ids=["plain style", "course style"])

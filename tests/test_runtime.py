@@ -58,7 +58,7 @@ def test_an_empty_variable_counts_as_unset(machine, monkeypatch: pytest.MonkeyPa
     assert pick_device() == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x", "cuda:" + "9" * 30])
 def test_an_unavailable_device_is_refused_by_name_with_a_fix(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=f"device '{name}' .*pass 'cpu'") as info:
         pick_device(name)
@@ -180,7 +180,7 @@ def test_what_is_no_seed_is_refused_and_changes_no_generator(seed: object) -> No
         assert drawn() == expected
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5, "2", None, True])
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2", None, True, 2**70])
 def test_a_number_of_threads_that_is_none_is_refused(count: object) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^the number of threads must be"), threads(count):
         pytest.fail("a block ran on no threads")

@@ -333,7 +333,7 @@ def test_what_is_no_data_set_is_refused_in_a_sentence(given: object, digits: Dat
         teacher_logits(digits)
 
 
-@pytest.mark.parametrize("name", ["vit", None, 5, ["cnn"], ""])
+@pytest.mark.parametrize("name", ["vit", None, 5, ["cnn"], "", np.zeros(3)])
 def test_what_is_no_name_of_a_teacher_is_refused_with_the_known_names(digits: Data, small: Data, name: object) -> None:
     calls = [
         lambda: card("mnist", name),
@@ -444,6 +444,12 @@ def test_weights_that_float16_cannot_hold_are_refused(quick: Data, tmp_path: Pat
 def test_a_teacher_of_the_digits_is_not_published(digits: Data, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="only teachers of MNIST"):
         publish(digits, "cnn", TeacherNet(), seed=0, folder=tmp_path)
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"x", ["x"]])
+def test_what_is_no_folder_is_refused_in_a_sentence(quick: Data, folder: object) -> None:
+    with pytest.raises(TypeError, match=f"folder must be a path, not {type(folder).__name__}"):
+        publish(quick, "cnn", TeacherNet(), seed=0, folder=folder)
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:

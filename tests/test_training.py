@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -26,9 +28,11 @@ from small_training import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from kd_course.data import Batch
-from kd_course.inference import freeze, predict
+from kd_course.checkpoint import Checkpoint
+from kd_course.data import Batch, Paired
+from kd_course.inference import Teacher, freeze, predict
 from kd_course.losses import kd_loss, soft_target_loss
 from kd_course.runtime import seeded
 from kd_course.training import cosine, fit
@@ -434,6 +438,426 @@ def test_an_empty_split_is_refused(tiny_split: MakeSplit) -> None:
 def test_a_frozen_teacher_passed_as_the_student_is_refused(tiny_split: MakeSplit) -> None:
     with pytest.raises(ValueError, match=r"no parameter .*frozen"):
         quietly(freeze(network()), cross_entropy, tiny_split(), epochs=1)
+
+
+# Frozen parts.
+
+
+def with_statistics(seed: int) -> nn.Module:
+    """A network whose answers depend on its mode."""
+    with seeded(seed):
+        layers = [nn.Linear(784, 8), nn.BatchNorm1d(8), nn.BatchNorm1d(8, affine=False), nn.Dropout(0.5)]
+        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("wrap", [freeze, Teacher])
+def test_a_frozen_teacher_within_the_model_stays_as_it_is_bit_for_bit(tiny_split: MakeSplit, wrap: Any) -> None:
+    players = nn.ModuleDict({"student": with_statistics(1), "teacher": wrap(with_statistics(2))})
+    teacher, before, images = players["teacher"], state(players["teacher"]), torch.rand(5, 1, 28, 28)
+    answers, modes = teacher(images), set()
+
+    def objective(players: nn.Module, batch: Batch) -> Tensor:
+        modes.add(any(module.training for module in players["teacher"].modules()))
+        modes.add(not all(module.training for module in players["student"].modules()))
+        return soft_target_loss(players["student"](batch.images), players["teacher"](batch.images), temperature=2)
+
+    def evaluate(players: nn.Module) -> dict[str, float]:
+        players.train()  # whatever evaluate leaves behind
+        return {}
+
+    learned = state(players["student"])
+    quietly(players, objective, tiny_split(12), epochs=3, drop_last=True, evaluate=evaluate)
+    assert modes == {False} and same(state(teacher), before)
+    assert teacher.eval()(images).equal(answers) and not same(state(players["student"]), learned)
+
+
+def test_a_partly_frozen_network_trains_the_rest(tiny_split: MakeSplit) -> None:
+    model = with_statistics(1)
+    for layer in (model[1], model[2]):
+        layer.requires_grad_(False)
+    before = state(model)
+    quietly(model, cross_entropy, tiny_split(), epochs=2, drop_last=True)
+    changed = {name for name, value in state(model).items() if not value.equal(before[name])}
+    assert changed == {*before} - {name for name in before if name[:2] in ("1.", "2.")}
+
+
+# Sums.
+
+
+def test_bf16_terms_are_summed_in_float32(tiny_split: MakeSplit) -> None:
+    split, model = tiny_split(2500), nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
+
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(model, batch).bfloat16() * 0 + 2.296875  # which bf16 can hold
+
+    history = quietly(model, objective, split, epochs=1, batch_size=4)
+    assert history["loss"].item() == 2.296875
+
+
+def test_a_term_is_divided_by_the_samples_that_had_it(tiny_split: MakeSplit) -> None:
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        loss = cross_entropy(model, batch)
+        sometimes = {"some": torch.tensor(float(len(batch)))} if len(batch) == 2 or batch.progress == 0 else {}
+        return {"loss": loss, **sometimes}
+
+    history = quietly(network(), objective, tiny_split(12), epochs=2)  # batches of 5, 5, 2
+    assert history["some"].to_list() == [(5 * 5 + 2 * 2) / 7, 2]
+
+
+@pytest.mark.parametrize("name", ["seconds", "learning_rate"])
+def test_a_term_named_like_a_column_is_refused(tiny_split: MakeSplit, name: str) -> None:
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        loss = cross_entropy(model, batch)
+        return {"loss": loss, name: loss}
+
+    with pytest.raises(ValueError, match=rf"must not name its terms \['{name}'\].*rename"):
+        quietly(network(), objective, tiny_split(), epochs=1)
+
+
+@pytest.mark.parametrize("given", [math.nan, math.inf, -0.1, None, "0.5", [1, 2], torch.ones(2)], ids=repr)
+def test_a_schedule_of_no_factors_is_refused(tiny_split: MakeSplit, given: Any) -> None:
+    with pytest.raises(ValueError, match=r"schedule must give finite factors, 0 or more, not .* at progress 0\.5"):
+        quietly(network(), cross_entropy, tiny_split(), epochs=2, schedule=lambda done: given if done == 0.5 else 1.0)
+
+
+def test_weights_ruined_by_the_last_step_are_noticed(tiny_split: MakeSplit) -> None:
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        last = batch.progress > 0.8
+        return cross_entropy(model, batch) + (torch.sqrt((model[-1].weight * 0).sum()) if last else 0)
+
+    with pytest.raises(
+        FloatingPointError, match=r"classifier\.weight became NaN or infinite in epoch 2.*gradient"
+    ) as caught:
+        quietly(network(), objective, tiny_split(), epochs=2)
+    assert len(caught.value.history) == 1
+
+
+# What ends a training early.
+
+
+class Ending(Exception):
+    """Something that went wrong."""
+
+
+@pytest.mark.parametrize("place", ["Ctrl-C", "NaN", "evaluate", "save"])
+@pytest.mark.parametrize("monitor", ["nll", None])
+def test_whatever_ends_a_training_keeps_its_history_and_best_weights(
+    tiny_split: MakeSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, monitor: str | None
+) -> None:
+    kind = {"Ctrl-C": KeyboardInterrupt, "NaN": FloatingPointError, "evaluate": Ending, "save": OSError}[place]
+    model, marks = network(), Marks(5, 3, 4, 6)
+
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        if place == "Ctrl-C" and batch.progress > 0.8:
+            raise KeyboardInterrupt
+        return cross_entropy(model, batch) * (math.nan if place == "NaN" and batch.progress >= 0.75 else 1)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        if place == "evaluate" and len(marks.weights) == 3:
+            raise Ending
+        return marks(model)
+
+    save = Checkpoint.save
+
+    def failing(self: Checkpoint, rows: list, best: Any) -> None:
+        if place == "save" and len(rows) == 3:
+            raise OSError("no space left")
+        save(self, rows, best)
+
+    monkeypatch.setattr(Checkpoint, "save", failing)
+    with pytest.raises(kind) as caught:
+        quietly(model, objective, tiny_split(), epochs=4, evaluate=evaluate, monitor=monitor)
+    history = caught.value.history
+    assert list(history.index) == [1, 2, 3] and history.index.name == "epoch" and history["nll"].to_list() == [5, 3, 4]
+    (note,) = caught.value.__notes__
+    assert "3 of 4 epochs were finished" in note and ("best weights" in note) == (monitor is not None)
+    if monitor is not None:
+        assert same(state(model), marks.weights[1])
+    assert not any(module.training for module in model.modules()) or place != "evaluate" or model.training
+
+
+def test_a_training_that_fails_at_once_has_an_empty_history_and_says_no_more(tiny_split: MakeSplit) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        quietly(network(), interrupted_after(1), tiny_split(), epochs=2)
+    assert caught.value.history.empty and not hasattr(caught.value, "__notes__")
+
+
+# Directions.
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "marks", "best"),
+    [
+        pytest.param("accuracy", None, [0.1, 0.4, 0.3, 0.3], 2, id="accuracy is to rise"),
+        pytest.param("macro_f1", None, [0.1, 0.4, 0.3, 0.3], 2, id="so is F1"),
+        pytest.param("agreement", None, [0.1, 0.4, 0.3, 0.3], 2, id="and agreement"),
+        pytest.param("errors", None, [9, 4, 5, 5], 2, id="errors are to fall"),
+        pytest.param("mine", "higher", [1, 4, 3, 3], 2, id="one's own, as one says"),
+        pytest.param("mine", "lower", [4, 1, 3, 3], 2, id="or the other way"),
+        pytest.param("accuracy", "lower", [0.4, 0.1, 0.3, 0.3], 2, id="even against its name"),
+        pytest.param("accuracy", None, [0.1, 0.4, 0.4, 0.4], 2, id="a tie is no progress"),
+    ],
+)
+def test_the_best_is_the_highest_or_the_lowest(
+    tiny_split: MakeSplit, name: str, better: Any, marks: list[float], best: int
+) -> None:
+    model, judge = network(), Marks(*marks, 0)
+    options = {"monitor": name, "better": better, "patience": 2, "evaluate": lambda model: {name: judge(model)["nll"]}}
+    history = quietly(model, cross_entropy, tiny_split(), epochs=5, **options)
+    assert history[name].to_list() == marks and same(state(model), judge.weights[best - 1])
+
+
+# Seeds.
+
+
+def test_the_seed_decides_numpys_and_pythons_random_numbers_too(tiny_split: MakeSplit) -> None:
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        drawn = np.random.rand() + random.random()  # noqa: NPY002
+        return {"loss": cross_entropy(model, batch) * drawn, "drawn": torch.tensor(drawn)}
+
+    def run(seed: int) -> pd.DataFrame:
+        return numbers(quietly(network(), objective, tiny_split(), epochs=3, seed=seed))
+
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    first = run(0)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    random.random()
+    np.random.rand()  # noqa: NPY002
+    assert run(0).equals(first) and not run(1).equals(first)
+    assert first["drawn"].is_unique
+
+
+def test_the_seed_decides_what_an_evaluation_draws(tiny_split: MakeSplit) -> None:
+    def run() -> pd.DataFrame:
+        return numbers(
+            quietly(network(), cross_entropy, tiny_split(), epochs=2, evaluate=lambda m: {"x": torch.rand(())})
+        )
+
+    first = run()
+    torch.rand(3)
+    assert run().equals(first)
+
+
+def test_an_epoch_of_one_seed_is_no_epoch_of_another(tiny_split: MakeSplit) -> None:
+    def orders(seed: int) -> list[list[int]]:
+        seen: list[list[int]] = []
+
+        def objective(model: nn.Module, batch: Batch) -> Tensor:
+            seen.append(batch.indices.tolist())
+            return cross_entropy(model, batch)
+
+        quietly(network(), objective, tiny_split(12), epochs=3, seed=seed, batch_size=12)
+        return seen
+
+    assert len({tuple(order) for seed in range(4) for order in orders(seed)}) == 12
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**70), 10**30, np.int64(2**62)])
+def test_any_whole_number_is_a_seed(tiny_split: MakeSplit, seed: int) -> None:
+    first = quietly(network(), cross_entropy, tiny_split(), epochs=2, seed=seed)
+    assert numbers(first).equals(numbers(quietly(network(), cross_entropy, tiny_split(), epochs=2, seed=seed)))
+
+
+# Whole batches, and parts of them.
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_parts_of_a_batch_add_up_to_the_whole(tiny_split: MakeSplit, parts: int) -> None:
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        sizes.append(len(batch))
+        loss = cross_entropy(model, batch)
+        return {"loss": loss, "square": model(batch.images).square().mean()}
+
+    def run(accumulate: int) -> tuple[pd.DataFrame, State]:
+        model = network()
+        options = {"epochs": 3, "drop_last": True, "accumulate": accumulate, "schedule": cosine}
+        optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+        return numbers(quietly(model, objective, tiny_split(12), optimizer=optimizer, **options)), state(model)
+
+    sizes: list[int] = []
+    whole, whole_weights = run(1)
+    assert sizes == [5] * 6
+    sizes.clear()
+    history, weights = run(parts)
+    assert sizes == {2: [3, 2], 3: [2, 2, 1], 5: [1] * 5}[parts] * 6
+    torch.testing.assert_close(weights, whole_weights, rtol=1e-6, atol=1e-6)
+    pd.testing.assert_frame_equal(history, whole, rtol=1e-6)
+
+
+def test_a_batch_smaller_than_its_parts_is_refused(tiny_split: MakeSplit) -> None:
+    with pytest.raises(ValueError, match=r"a batch of 2 samples cannot be cut into 3 parts.*drop_last=True"):
+        quietly(network(), cross_entropy, tiny_split(12), epochs=1, accumulate=3)
+    beside = Paired(tiny_split(12), tiny_split(7))
+    with pytest.raises(ValueError, match=r"a batch of 2 samples cannot be cut into 3 parts"):
+        quietly(network(), cross_entropy, beside, epochs=1, accumulate=3)
+
+
+def test_a_last_batch_that_is_smaller_can_be_left_out(tiny_split: MakeSplit) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        seen.append((len(batch), batch.progress))
+        return cross_entropy(model, batch)
+
+    quietly(network(), objective, tiny_split(12), epochs=2, drop_last=True)
+    assert seen == [(5, 0), (5, 0.25), (5, 0.5), (5, 0.75)]
+    with pytest.raises(ValueError, match=r"with drop_last no batch of 13 is left of 12 samples"):
+        quietly(network(), objective, tiny_split(12), epochs=2, drop_last=True, batch_size=13)
+
+
+# Types.
+
+
+def test_a_training_in_float64_works(tiny_split: MakeSplit) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        split, model = tiny_split(12).with_teacher(torch.zeros(12, 3)), network()
+
+        def objective(model: nn.Module, batch: Batch) -> Tensor:
+            assert batch.images.dtype == batch.teacher_logits.dtype == torch.float64
+            return kd_loss(model(batch.images), batch.teacher_logits, batch.labels, temperature=2, alpha=0.5)
+
+        history = quietly(model, objective, split, epochs=2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert history["loss"].iloc[1] < history["loss"].iloc[0] and model[-1].weight.dtype == torch.float64
+
+
+def test_weights_of_another_type_than_the_batches_are_named(tiny_split: MakeSplit) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"(?s)dtype.*weights are torch\.float64, and batches torch\.float32.*\.to\(torch\.float32\)"
+    ):
+        quietly(network().double(), cross_entropy, tiny_split(12), epochs=1)
+
+
+# What is refused by its kind.
+
+ADAM = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"optimizer": ADAM}, r"function of the parameters, not a Adam; pass .*partial", id="optimizer"),
+        pytest.param({"optimizer": "Adam"}, r"function of the parameters, not a str; pass .*partial", id="its name"),
+        pytest.param({"optimizer": lambda ps: list(ps)}, "returned a list, not an optimizer", id="no optimizer"),
+        pytest.param({"optimizer": torch.optim.LBFGS}, "LBFGS runs the objective several times", id="closures"),
+        pytest.param(
+            {"schedule": torch.optim.lr_scheduler.LambdaLR(ADAM, lambda step: 1.0)}, "not a LambdaLR", id="scheduler"
+        ),
+        pytest.param({"schedule": 0.5}, "schedule must be a function .*cosine, not a float", id="a rate"),
+        pytest.param({"evaluate": {"nll": 1.0}}, "evaluate must be a function of the model, not {", id="numbers"),
+        pytest.param({"train": DataLoader([1, 2])}, r"not DataLoader; make .*from_arrays.*from_dataset", id="loader"),
+        pytest.param({"train": (torch.zeros(2), torch.zeros(2))}, "not tuple; .*from_arrays", id="tensors"),
+        pytest.param({"train": None}, "not NoneType; .*from_arrays", id="nothing"),
+        pytest.param({"model": cross_entropy}, "must be a network, an nn.Module, not function", id="function"),
+        pytest.param({"model": [network(), network()]}, "not list; .*nn.ModuleDict", id="models"),
+        pytest.param({"model": nn.Linear}, "not the class Linear; call it", id="class"),
+        pytest.param({"objective": None}, "function of model and batch, not None", id="objective"),
+        pytest.param({"objective": "kd"}, "function of model and batch, not 'kd'", id="its name"),
+        pytest.param({"epochs": 2.0}, "epochs must be a whole number, not 2.0", id="epochs"),
+        pytest.param({"epochs": True}, "epochs must be a whole number, not True", id="truth"),
+        pytest.param({"epochs": "3"}, "epochs must be a whole number, not '3'", id="text"),
+        pytest.param({"batch_size": 16.0}, "batch_size must be a whole number", id="batch size"),
+        pytest.param({"seed": 0.5}, "seed must be a whole number, not 0.5", id="seed"),
+        pytest.param({"seed": None}, "seed must be a whole number, not None", id="no seed"),
+        pytest.param({"accumulate": 1.5}, "accumulate must be a whole number", id="parts"),
+        pytest.param(
+            {"patience": 2.0, "monitor": "nll", "evaluate": Marks()}, "patience must be a whole", id="patience"
+        ),
+        pytest.param({"monitor": ["nll"], "evaluate": Marks()}, r"monitor must be the name .*\['nll'\]", id="monitors"),
+        pytest.param({"tag": 3}, "tag must be a text .*3", id="tag"),
+        pytest.param({"device": 0.5}, "device must be a name", id="device"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(tiny_split: MakeSplit, change: dict[str, Any], words: str) -> None:
+    arguments = {"model": network(), "objective": cross_entropy, "train": tiny_split(), "epochs": 1} | change
+    with pytest.raises(TypeError, match=f"(?s){words}"):
+        quietly(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"accumulate": 0}, "accumulate must be 1 or more, not 0", id="no parts"),
+        pytest.param({"device": "gpu"}, "device 'gpu' cannot be used .*cuda.* and 'mps'", id="device"),
+        pytest.param({"monitor": "mine", "evaluate": Marks()}, "a lower or a higher 'mine' better", id="no direction"),
+        pytest.param({"monitor": "nll", "better": "up", "evaluate": Marks()}, "better='up' must be 'lower'", id="up"),
+        pytest.param({"better": "lower"}, "better='lower' .* says so of monitor", id="direction of nothing"),
+        pytest.param({"evaluate": lambda m: None}, "must return a dict .*not None; end it with return", id="no return"),
+        pytest.param({"evaluate": lambda m: 0.5}, "must return a dict .*not 0.5", id="a number"),
+        pytest.param({"evaluate": lambda m: {"x": np.ones(2)}}, r"single numbers.*'x' is array\(\[1", id="an array"),
+        pytest.param({"evaluate": lambda m: {"x": torch.ones(2)}}, r"single numbers.*'x' is tensor", id="a tensor"),
+        pytest.param({"evaluate": lambda m: {"x": "0.5"}}, "single numbers.*'x' is '0.5'", id="text"),
+        pytest.param({"evaluate": lambda m: {"x": None}}, "single numbers.*'x' is None", id="None"),
+        pytest.param({"evaluate": lambda m: {0: 1.0}}, "single numbers by name, but its 0 is 1.0", id="no name"),
+        pytest.param({"optimizer": {"student": torch.optim.Adam}}, r"\['student'\]: one, without a name", id="named"),
+        pytest.param({"objective": {}}, r"like the children .*\['input', .*not \[\]", id="no objective"),
+        pytest.param({"objective": {"teacher": cross_entropy}}, r"children .*not \['teacher'\]", id="no child"),
+    ],
+)
+def test_values_that_could_only_mislead_are_refused(tiny_split: MakeSplit, change: dict[str, Any], words: str) -> None:
+    arguments = {"model": network(), "objective": cross_entropy, "train": tiny_split(), "epochs": 1} | change
+    with pytest.raises(ValueError, match=f"(?s){words}"):
+        quietly(**arguments)
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(0.5), np.array(0.5), np.array([0.5]), torch.tensor([0.5]), pd.Series([0.5])]
+)
+def test_whatever_holds_one_number_is_a_number_of_evaluate(tiny_split: MakeSplit, value: Any) -> None:
+    history = quietly(network(), cross_entropy, tiny_split(), epochs=1, evaluate=lambda model: {"x": value})
+    assert history["x"].to_list() == [0.5] and history["x"].dtype == "float64"
+
+
+def test_an_optimizer_of_other_parameters_than_those_it_is_given_is_refused(tiny_split: MakeSplit) -> None:
+    model, other = network(), nn.Parameter(torch.ones(1))
+    model.stage1.requires_grad_(False)
+    foreign = "holds parameters that the model does not have or does not learn.*ModuleDict"
+    for parameters, words in {
+        lambda own: [other]: foreign,
+        lambda own: [*own, other]: foreign,
+        lambda own: [{"params": own}, {"params": [other]}]: foreign,
+        lambda own: model.parameters(): foreign,  # the frozen ones too
+        lambda own: [{"params": []}]: "holds no parameters",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            quietly(
+                model,
+                cross_entropy,
+                tiny_split(),
+                epochs=1,
+                optimizer=lambda own, p=parameters: torch.optim.SGD(p(own)),
+            )
+
+
+def test_a_term_without_a_name_is_refused(tiny_split: MakeSplit) -> None:
+    def objective(model: nn.Module, batch: Batch) -> dict[Any, Tensor]:
+        loss = cross_entropy(model, batch)
+        return {"loss": loss, 3: loss}
+
+    with pytest.raises(ValueError, match=r"one scalar tensor by name; its 3"):
+        quietly(network(), objective, tiny_split(), epochs=1)
+
+
+def test_a_loss_of_another_network_is_refused(tiny_split: MakeSplit) -> None:
+    other = network(1)
+    with pytest.raises(ValueError, match="the loss gives no gradient to what it should move"):
+        quietly(network(), lambda _, batch: cross_entropy(other, batch), tiny_split(), epochs=1)
+
+
+def test_a_stream_without_batches_is_refused(tiny_split: MakeSplit) -> None:
+    class Nothing:
+        origin = "nowhere"
+
+        def __len__(self) -> int:
+            return 5
+
+        def batches(self, batch_size: int, **_: Any) -> list[Batch]:
+            return []
+
+    with pytest.raises(ValueError, match="train gave no batches"):
+        quietly(network(), cross_entropy, Nothing(), epochs=1)
 
 
 # The bar, and the device.

@@ -1,17 +1,12 @@
-"""What each loss costs, forward and backward, beside a plain vectorised reading of its formula: ``make bench``.
+"""A plain vectorised reading of every loss's formula, which ``make bench`` sets the package's against.
 
 The plain readings are what one would write down first: right on ordinary numbers, but without the package's checks,
-its widening of half precision and its care near zero. A ratio near 1 says that this care costs almost nothing. Both
-must return the same value. Times are medians of processor time on one thread over rounds that run both once, in turn;
-the ratio is that of the medians.
+its widening of half precision and its care near zero. A ratio near 1 says that this care costs almost nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -20,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_course import losses
-from kd_course.runtime import seeded, threads
+from kd_course.runtime import seeded
 
 BATCH = 128
 SHAPES = {"logits": (10,), "embeddings": (128,), "maps": (32, 7, 7)}
@@ -149,85 +144,54 @@ class PlainCRD(nn.Module):
         return loss
 
 
-def pairs() -> dict[str, tuple[Loss, Loss, str]]:
-    """Name of a loss: the package's, the plain reading, the kind of input."""
+def CRD() -> losses.CRDLoss:  # noqa: N802
+    """CRD with its banks."""
     with seeded(0):
-        crd = losses.CRDLoss(128, 128, torch.arange(SAMPLES), negatives=NEGATIVES)
-    return {
-        "soft_target_loss": (partial(losses.soft_target_loss, temperature=4), soft_target, "logits"),
-        "kd_loss": (lambda s, t: losses.kd_loss(s, t, LABELS, temperature=4, alpha=0.9), kd, "logits"),
-        "dkd_loss": (
-            lambda s, t: losses.dkd_loss(s, t, LABELS, alpha=1, beta=8, temperature=4),
-            decoupled,
-            "logits",
-        ),
-        "dist_loss": (partial(losses.dist_loss, beta=1, gamma=1, temperature=4), stronger_teacher, "logits"),
-        "logit_mse_loss": (losses.logit_mse_loss, mean_square, "logits"),
-        "probability_mse_loss": (
-            partial(losses.probability_mse_loss, temperature=4),
-            probability_mean_square,
-            "logits",
-        ),
-        "regression_kd_loss": (losses.regression_kd_loss, mean_square, "logits"),
-        "hint_loss": (losses.hint_loss, hint, "maps"),
-        "attention_transfer_loss": (
-            lambda s, t: losses.attention_transfer_loss([s], [t]),
-            attention_transfer,
-            "maps",
-        ),
-        "similarity_preserving_loss": (losses.similarity_preserving_loss, similarity_preserving, "maps"),
-        "rkd_distance_loss": (losses.rkd_distance_loss, rkd_distance, "embeddings"),
-        "rkd_angle_loss": (losses.rkd_angle_loss, rkd_angle, "embeddings"),
-        "correlation_congruence_loss": (losses.correlation_congruence_loss, correlation_congruence, "embeddings"),
-        "irg_loss": (losses.irg_loss, irg, "embeddings"),
-        "pkt_loss": (losses.pkt_loss, pkt, "embeddings"),
-        "info_nce_loss": (partial(losses.info_nce_loss, temperature=0.1), info_nce, "embeddings"),
-        f"CRDLoss, {NEGATIVES:,} of {SAMPLES:,}": (lambda s, t: crd(s, t, NUMBERS), PlainCRD(crd), "embeddings"),
-    }
+        return losses.CRDLoss(128, 128, torch.arange(SAMPLES), negatives=NEGATIVES)
 
 
-def seconds(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[float, float]:
-    """Value of the loss, and the time of forward and backward."""
-    student.grad = None
-    with seeded(0):  # the same negatives for both
-        start = time.process_time()
-        value = loss(student, teacher)
-        value.backward()
-        return value.item(), time.process_time() - start
+PAIRS: dict[str, tuple[Loss | None, Loss | None, str]] = {
+    "soft_target_loss": (partial(losses.soft_target_loss, temperature=4), soft_target, "logits"),
+    "kd_loss": (lambda s, t: losses.kd_loss(s, t, LABELS, temperature=4, alpha=0.9), kd, "logits"),
+    "dkd_loss": (
+        lambda s, t: losses.dkd_loss(s, t, LABELS, alpha=1, beta=8, temperature=4),
+        decoupled,
+        "logits",
+    ),
+    "dist_loss": (partial(losses.dist_loss, beta=1, gamma=1, temperature=4), stronger_teacher, "logits"),
+    "logit_mse_loss": (losses.logit_mse_loss, mean_square, "logits"),
+    "probability_mse_loss": (
+        partial(losses.probability_mse_loss, temperature=4),
+        probability_mean_square,
+        "logits",
+    ),
+    "regression_kd_loss": (losses.regression_kd_loss, mean_square, "logits"),
+    "hint_loss": (losses.hint_loss, hint, "maps"),
+    "attention_transfer_loss": (
+        lambda s, t: losses.attention_transfer_loss([s], [t]),
+        attention_transfer,
+        "maps",
+    ),
+    "similarity_preserving_loss": (losses.similarity_preserving_loss, similarity_preserving, "maps"),
+    "rkd_distance_loss": (losses.rkd_distance_loss, rkd_distance, "embeddings"),
+    "rkd_angle_loss": (losses.rkd_angle_loss, rkd_angle, "embeddings"),
+    "correlation_congruence_loss": (losses.correlation_congruence_loss, correlation_congruence, "embeddings"),
+    "irg_loss": (losses.irg_loss, irg, "embeddings"),
+    "pkt_loss": (losses.pkt_loss, pkt, "embeddings"),
+    "info_nce_loss": (partial(losses.info_nce_loss, temperature=0.1), info_nce, "embeddings"),
+    "CRDLoss": (None, None, "embeddings"),  # has banks, so each comparison makes its own
+}
+"""Name of a loss: the package's, the plain reading, the kind of input."""
 
 
-def compare(ours: Loss, plain: Loss, shape: tuple[int, ...], count: int) -> tuple[float, float]:
-    """Median milliseconds of each, over ``count`` rounds after two rounds of warm-up."""
-    generator = torch.Generator().manual_seed(0)
-    student = torch.randn(shape, generator=generator).requires_grad_()
-    teacher = torch.randn(shape, generator=generator)
-    times: dict[Loss, list[float]] = {ours: [], plain: []}
-    for number in range(-2, count):
-        values = {}
-        for loss in (ours, plain) if number % 2 else (plain, ours):
-            values[loss], spent = seconds(loss, student, teacher)
-            if number >= 0:
-                times[loss].append(1000 * spent)
-        if not math.isclose(values[ours], values[plain], rel_tol=1e-3):
-            raise RuntimeError(f"the loss is {values[ours]} and its plain reading {values[plain]}; they must agree")
-    return statistics.median(times[ours]), statistics.median(times[plain])
+def make_pair(name: str) -> tuple[Loss, Loss, tuple[int, ...]]:
+    """A loss, its plain reading, and the shape of what they compare."""
+    ours, plain, kind = PAIRS[name]
+    if ours is None:
+        crd = CRD()
+        ours, plain = partial(_numbered, crd), PlainCRD(crd)
+    return ours, plain, (BATCH, *SHAPES[kind])
 
 
-def main() -> None:
-    """Time every loss beside its plain reading and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=30, help="rounds to take the median over (default: %(default)s)")
-    count = parser.parse_args().rounds
-
-    print(f"losses, forward and backward, batch {BATCH}: processor time on one thread, medians of {count} rounds")
-    print(f"  {'loss':<30}{'input':<24}{'ms':>8}{'plain':>9}{'ratio':>7}")
-    with threads(1):
-        for name, (ours, plain, kind) in pairs().items():
-            shape = (BATCH, *SHAPES[kind])
-            median, plain_median = compare(ours, plain, shape, count)
-            label = f"{kind} {shape}"
-            print(f"  {name:<30}{label:<24}{median:8.2f}{plain_median:9.2f}{median / plain_median:7.2f}")
-
-
-if __name__ == "__main__":
-    main()
+def _numbered(crd: losses.CRDLoss, s: Tensor, t: Tensor) -> Tensor:
+    return crd(s, t, NUMBERS)

@@ -50,8 +50,8 @@ NAN_GRADIENT = (
 )
 WRONG_GRADIENT = "the value is right, but its gradient is not: part of it passes through `.detach()` or `no_grad`."
 OVERWRITTEN = (
-    "your function wrote into the tensor it was given, so it is spoilt for everyone after you; "
-    "work on a copy (`.clone()`)."
+    "your function changed what it was given, by writing into a tensor or a module, so it is spoilt for everyone after "
+    "you; work on a copy (`.clone()`)."
 )
 
 
@@ -234,7 +234,7 @@ class Exercise:
             return error
 
     def _ask(self, function: Submission, arguments: list[Any]) -> Any:
-        with _time_limit(self.seconds):
+        with _time_limit(self.seconds), _own_world():
             return self.probe(partial(ask, function), *arguments) if self.probe else ask(function, *arguments)
 
     def _alike(self, answer: Any, other: Any, given: Given) -> bool:
@@ -257,8 +257,7 @@ class Exercise:
 
 def ask(submission: Submission, *arguments: Any, **options: Any) -> Any:
     """Call the learner's function; an untouched stub is not a mistake."""
-    with _own_world():
-        answer = submission(*arguments, **options)
+    answer = submission(*arguments, **options)
     if answer is None or answer is ...:
         raise NotStarted
     if inspect.iscoroutine(answer):
@@ -361,9 +360,9 @@ def _own_world() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         if device.type != "cpu":
             torch.set_default_device("cpu")
-        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
-            with torch.inference_mode(False), torch.enable_grad():
-                yield
+        gradients = torch.inference_mode(False), torch.enable_grad()
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), gradients[0], gradients[1]:
+            yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002

@@ -41,6 +41,8 @@ compression_ratio = Exercise(
         "a frozen teacher has nothing that `requires_grad`; count every parameter all the same.": _counting(
             lambda model: sum(p.numel() for p in model.parameters() if p.requires_grad)
         ),
+        "this is how much larger the teacher is, as a part of the student; leave the subtraction out: teacher over "
+        "student.": lambda t, s: _ratio(t, s) - 1,
         "this counts the weight matrices alone; biases and scales are parameters too.": _counting(
             lambda model: sum(p.numel() for p in model.parameters() if p.ndim > 1)
         ),
@@ -59,7 +61,7 @@ compression_ratio = Exercise(
         ),
         "right, but rounded; return the number itself and round where you print it.": (
             lambda t, s: _parameters(t) // _parameters(s),
-            *(lambda t, s, digits=digits: round(_ratio(t, s), digits) for digits in (0, 1, 2)),
+            *(lambda t, s, digits=digits: round(_ratio(t, s), digits) for digits in (0, 1, 2, 3)),
         ),
         "a small teacher of a large student has a ratio below 1; do not sort the two.": (
             lambda t, s: max(_ratio(t, s), 1 / _ratio(t, s))
@@ -75,13 +77,21 @@ error_reduction = Exercise(
     inputs=[
         Given(640, 480),
         Given(400, 500, otherwise="right for a gain, but from 400 to 500 errors the reduction should be -0.25."),
+        Given(610, 433, otherwise="right for 640 and 480, but from 610 to 433 errors it should be {expected}."),
     ],
     solution=lambda before, after: (before - after) / before,
     mistakes={
         "the sign is reversed: fewer errors than before is a positive reduction.": lambda b, a: (a - b) / b,
         "this is the part of the errors that is left; the reduction is the part that has gone.": lambda b, a: a / b,
         "this is before over after; take what has gone, over what was there before.": lambda b, a: b / a,
-        "this divides by the errors after; measure against what was there before.": lambda b, a: (b - a) / a,
+        "this divides by the errors after; measure against what was there before.": (
+            lambda b, a: (b - a) / a,
+            lambda b, a: 100 * (b - a) / a,
+        ),
+        "right, but rounded; return the number itself and round where you print it.": (
+            lambda b, a: (b - a) // b,
+            *(lambda b, a, digits=digits: round((b - a) / b, digits) for digits in (1, 2, 3)),
+        ),
         "this is the number of errors saved; divide it by the errors before.": lambda b, a: b - a,
         "this divides by a number of images: those are points of accuracy. Divide by the errors before.": tuple(
             lambda b, a, images=images, unit=unit: unit * (b - a) / images

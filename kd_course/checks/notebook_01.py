@@ -58,6 +58,7 @@ soft_targets = Exercise(
             lambda z: F.one_hot(z.argmax(1), z.shape[1])
         ),
         "this divides logits by their sum; take the exponential first.": _normalised,
+        "the softmax is taken twice, which flattens it; once is enough.": lambda z: z.softmax(1).softmax(1),
         "these are logarithms of probabilities; leave the logarithm out.": lambda z: z.log_softmax(1),
         "the exponentials are right; now divide each row by its sum.": torch.exp,
         "the maximum is subtracted and the exponentials are right; now divide each row by its sum.": (
@@ -65,6 +66,11 @@ soft_targets = Exercise(
         ),
         OVERFLOW: lambda z: _normalised(z.exp()),
         ONE_RANGE: lambda z: _normalised((z - z.max()).exp()),
+        "right for mild logits, but clipping makes all that lies beyond the limit alike: subtract each row's own "
+        "maximum instead.": (
+            *(lambda z, limit=limit: _normalised(z.clamp(-limit, limit).exp()) for limit in (50, 80, 88, 700)),
+            *(lambda z, limit=limit: _normalised(z.clamp(max=limit).exp()) for limit in (50, 80, 88, 700)),
+        ),
     },
     otherwise="the rows are not exp(z) divided by their own sum; compare with the formula above.",
     praise="every row is a distribution, and even logits of 1000 do no harm.",
@@ -126,6 +132,7 @@ entropy_bits = Exercise(
         Given(_tensor([0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1], [0.5, 0.3, 0.15, 0.05])),
         Given(_tensor([1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]), otherwise=TOO_LARGE),
         Given(_tensor([0.98] + 200 * [1e-4]), otherwise=TOO_LARGE),
+        Given(_tensor([0.997] + 600 * [5e-6]), otherwise=TOO_LARGE),
     ],
     solution=_bits,
     mistakes={
@@ -146,10 +153,12 @@ entropy_bits = Exercise(
         "this is the perplexity 2^H, an effective number of classes; leave the power out.": lambda p: 2 ** _bits(p),
         "right where every p is above 0, but a hard label gives NaN: 0 · log2 0 counts as 0. Use "
         "`torch.special.xlogy`, or `clamp_min(1e-30)` inside the logarithm.": lambda p: -(p * p.log2()).sum(1),
+        "right where every p is above 0, but a NaN that is replaced after the sum takes its whole row along: replace "
+        "it before you sum.": lambda p: -(p * p.log2()).sum(1).nan_to_num(0),
         TOO_LARGE: (
             lambda p: _bits(p.clamp_min(0.05)),
-            lambda p: -(p * p.clamp_min(1e-3).log2()).sum(1),
-            lambda p: -(p * (p + 1e-6).log2()).sum(1),
+            *(lambda p, least=10.0**-k: -(p * p.clamp_min(least).log2()).sum(1) for k in range(2, 6)),
+            *(lambda p, least=10.0**-k: -(p * (p + least).log2()).sum(1) for k in range(2, 8)),
         ),
     },
     otherwise="the rows are not -Σ p log2 p; compare with the formula above.",
@@ -246,7 +255,11 @@ soft_cross_entropy = Exercise(
             lambda z, t: -(z.softmax(1) * t.log()).sum(1).mean()
         ),
         "this is KL(t ‖ s): the target's own entropy is subtracted. Leave it out, or see what it changes below.": (
-            lambda z, t: F.kl_div(z.log_softmax(1), t, reduction="batchmean")
+            lambda z, t: F.kl_div(z.log_softmax(1), t, reduction="batchmean"),
+            lambda z, t: F.kl_div(z.log_softmax(1), t, reduction="none").mean(),
+        ),
+        "your softmax runs over the samples; classes are the last dimension (`dim=1`).": (
+            lambda z, t: -(t * z.log_softmax(0)).sum(1).mean()
         ),
         "this is the mean over batch *and* classes, C times too small; sum over the classes first.": (
             lambda z, t: -(t * z.log_softmax(1)).mean()

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from kd_course.checks._exercise import Exercise, Given, as_expected
 
 Z = torch.tensor([[2.0, 1.0, -1.0, 0.5], [0.0, 3.0, 2.5, -2.0], [1.0, -4.0, 1.5, 0.0]], dtype=torch.float64)
-WIDE = torch.tensor([[30.0, 0.0], [0.0, -30.0], [7.15, 0.0]], dtype=torch.float64)  # exp(715) is just too much
+WIDE = torch.tensor(  # exp(715) is just too much, and the last two are near each other
+    [[30.0, 0.0], [0.0, -30.0], [7.15, 0.0], [30.0, 29.99]], dtype=torch.float64
+)
 TEACHER_Z = Z.flip(0) + torch.tensor([0.0, 1.0, -1.0, 0.5])
 
 
@@ -62,6 +64,15 @@ temperature_softmax = Exercise(
         "these are logarithms of probabilities; leave the logarithm out.": lambda z, T: (z / T).log_softmax(1),
         "the exponentials of z / T are right; now divide each row by its sum.": lambda z, T: (z / T).exp(),
         OVERFLOW: lambda z, T: _normalised((z / T).exp()),
+        "right for mild logits, but at T = 0.01 clipping makes 3000 and 2999 alike: subtract each row's maximum of z / T "
+        "instead.": (
+            *(lambda z, T, limit=limit: _normalised((z / T).clamp(-limit, limit).exp()) for limit in (50, 80, 88, 700)),
+            *(lambda z, T, limit=limit: _normalised((z / T).clamp(max=limit).exp()) for limit in (50, 80, 88, 700)),
+        ),
+        "right down to some temperature, below which yours does not go; use T as it is, for every T above 0.": (
+            lambda z, T: _soft(z, max(T, 0.05)),
+            lambda z, T: _soft(z, max(T, 0.1)),
+        ),
         "a maximum is subtracted, but that of z, and at T = 0.01 the scaled logits are a hundred times larger: divide "
         "by T first, then subtract each row's maximum of z / T.": (
             lambda z, T: _normalised((z / T - z.amax(1, keepdim=True)).exp()),
@@ -153,6 +164,12 @@ def _temperatures(schedule: Callable[[float], float], progress: Sequence[float],
     return torch.tensor(values, dtype=torch.float64)
 
 
+def _stairs(values: Tensor) -> int:
+    """How often they begin to fall after they stood still."""
+    still = values.diff().abs() < 1e-9
+    return int((still[:-1] & ~still[1:]).sum())
+
+
 def _near(value: Tensor, target: float) -> Tensor:
     return (value - target).abs() < 1e-6
 
@@ -198,8 +215,12 @@ SCHEDULES = {  # what must hold of every schedule T, and the functions that brea
         lambda progress: 8 - 7 * progress + math.sin(2 * math.pi * progress) * 2,
     ),
     "the temperature falls in jumps (whole numbers, or an `if`). Let it glide: use the formula without rounding.": (
-        lambda T, *_: T[DURING].diff().min() > -0.25,
-        (lambda progress: 8 - int(7 * progress), lambda progress: 8.0 if progress < 0.5 else 1.0),
+        lambda T, *_: T[DURING].diff().min() > -0.25 and _stairs(T[DURING]) < 5,
+        (
+            lambda progress: 8 - int(7 * progress),
+            lambda progress: 8.0 if progress < 0.5 else 1.0,
+            lambda progress: round(8 - 7 * progress, 1),
+        ),
     ),
 }
 temperature_schedule = Exercise(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 
 from kd_course.checks._exercise import (
@@ -119,6 +120,26 @@ kd_loss = Exercise(
             soft=lambda s, t, T: _kl(t, s, T)
         ),
         "the KL is multiplied by T; it needs T².": _loss(soft=lambda s, t, T: T * _kl(t, s, T)),
+        "the KL is divided by T²; multiply by it, since the softened gradient is T² times too small.": _loss(
+            soft=lambda s, t, T: _kl(t, s, T) / T**2
+        ),
+        "T² stands before both terms; it belongs to the soft one alone.": _loss(
+            hard=lambda s, t, labels, T: T**2 * _hard(s, t, labels, T)
+        ),
+        "both terms have the weight ½; use α: (1-α) for the hard one, α for the soft one.": (
+            lambda s, t, labels, T, alpha: (_hard(s, t, labels, T) + _soft(s, t, T)) / 2
+        ),
+        "the sign of the soft term is reversed: it drives the student away from the teacher.": _loss(
+            soft=lambda s, t, T: -_soft(s, t, T)
+        ),
+        "the soft term is the cross-entropy with the teacher's first choice, another hard label: compare the whole "
+        "distributions, softened.": _loss(soft=lambda s, t, T: F.cross_entropy(s, t.argmax(1))),
+        "the soft term is the squared difference of the logits; the course's is T²·KL of the softened distributions.": (
+            _loss(soft=lambda s, t, T: F.mse_loss(s, t))
+        ),
+        "the softmaxes of the soft term run over the samples; classes are `dim=1`.": _loss(
+            soft=lambda s, t, T: T**2 * _kl_div((s / T).log_softmax(0), (t / T).softmax(0))
+        ),
         SWAPPED: _loss(soft=lambda s, t, T: T**2 * _kl(s, t, T)),
         SWAPPED + NO_T2: _loss(soft=lambda s, t, T: _kl(s, t, T)),
         ELEMENT_MEAN: _loss(soft=lambda s, t, T: T**2 * _kl(t, s, T) / s.shape[1]),
@@ -126,9 +147,18 @@ kd_loss = Exercise(
         "the soft term is a sum over the batch: use reduction='batchmean'.": _loss(
             soft=lambda s, t, T: T**2 * _kl(t, s, T, reduction="sum")
         ),
+        "the soft term is a sum over the batch: use reduction='batchmean'." + NO_T2: _loss(
+            soft=lambda s, t, T: _kl(t, s, T, reduction="sum")
+        ),
         PROBABILITIES: _loss(soft=lambda s, t, T: T**2 * _of_probabilities(s, t, T)),
         PROBABILITIES + NO_T2: _loss(soft=_of_probabilities),
-        "the temperature is missing: both softmaxes take z / T.": _loss(soft=lambda s, t, T: T**2 * _kl(t, s, 1.0)),
+        "the temperature is missing: both softmaxes take z / T.": (
+            _loss(soft=lambda s, t, T: T**2 * _kl(t, s, 1.0)),
+            _loss(soft=lambda s, t, T: _kl(t, s, 1.0)),
+        ),
+        "only the student is softened; the teacher takes z / T as well.": _loss(
+            soft=lambda s, t, T: T**2 * _kl_div(_log_soft(s, T), t.softmax(1))
+        ),
         "only the teacher is softened; the student takes z / T as well.": _loss(
             soft=lambda s, t, T: T**2 * _kl_div(_log_soft(s, 1.0), (t / T).softmax(1))
         ),
@@ -145,6 +175,9 @@ kd_loss = Exercise(
         "Use `F.log_softmax`, which never forms that 0.": (
             _loss(soft=_written_out),
             _loss(soft=lambda s, t, T: T**2 * _kl_div((s / T).softmax(1).log(), (t / T).softmax(1))),
+            _loss(
+                soft=lambda s, t, T: T**2 * kl_divergence(Categorical(logits=t / T), Categorical(logits=s / T)).mean()
+            ),
         ),
         CLIPPED: _loss(soft=lambda s, t, T: _written_out(s, t, T, smallest=1e-12)),
         "the loss is NaN on ordinary logits: as target `F.kl_div` wants probabilities, or log-probabilities together "
@@ -156,7 +189,8 @@ kd_loss = Exercise(
 
 # --- Exercise 2: an objective for unlabelled images -----------------------------------------------------------------
 
-WEIGHT = 3 * torch.linspace(-2, 3, 16).sin().view(4, 4)
+WEIGHT = 3 * torch.linspace(-2, 3, 20).sin().view(4, 5)  # five classes: four would be as many as T
+ASKED = torch.cat([TEACHER, TEACHER[:, :1].flip(0) - 1], dim=1).float()
 IMAGES = torch.arange(12.0).view(3, 1, 2, 2) / 12
 UNRELATED = torch.tensor([3, 0, 1])  # none is the teacher's first choice
 
@@ -200,8 +234,8 @@ def _without_graph(model: nn.Module, batch: Batch) -> Tensor:
 transfer_objective = Exercise(
     task="`submission(model, batch)` is T²·KL at T = 4, for unlabelled images: `batch.labels` is not read.",
     inputs=[
-        Given(WEIGHT, IMAGES, UNRELATED, TEACHER.float()),
-        Given(WEIGHT, IMAGES, torch.full_like(UNRELATED, -1), TEACHER.float()),
+        Given(WEIGHT, IMAGES, UNRELATED, ASKED),
+        Given(WEIGHT, IMAGES, torch.full_like(UNRELATED, -1), ASKED),
     ],
     probe=_two_losses,
     solution=_objective(lambda s, t: _soft(s, t, 4.0)),
@@ -218,7 +252,22 @@ transfer_objective = Exercise(
         "this is the cross-entropy with the teacher's best guess, which throws away all it says about the other "
         "classes: use its soft targets.": _objective(lambda s, t: F.cross_entropy(s, t.argmax(1))),
         "T² is missing: use `soft_target_loss`, or multiply the KL by T².": _objective(lambda s, t: _kl(t, s, 4.0)),
-        "the targets are not softened (T = 1); use T = 4.": _objective(lambda s, t: _soft(s, t, 1.0)),
+        "the KL is multiplied by T; it needs T².": _objective(lambda s, t: 4 * _kl(t, s, 4.0)),
+        "the targets are not softened (T = 1); use T = 4.": (
+            _objective(lambda s, t: _soft(s, t, 1.0)),
+            _objective(lambda s, t: 16 * _kl(t, s, 1.0)),
+            _objective(lambda s, t: F.cross_entropy(s, t.softmax(1))),
+        ),
+        "this is T² times the cross-entropy with the soft targets. Its gradient is right, but it is not 0 where the "
+        "student equals the teacher: use `soft_target_loss`.": _objective(
+            lambda s, t: 16 * F.cross_entropy(s / 4, (t / 4).softmax(1))
+        ),
+        "the temperature is another; use T = 4.": (
+            _objective(lambda s, t: _soft(s, t, 2.0)),
+            _objective(lambda s, t: _soft(s, t, 8.0)),
+        ),
+        "this is a sum over the batch: use reduction='batchmean'.": _objective(lambda s, t: len(s) * _soft(s, t, 4.0)),
+        "this is the squared difference of the logits; the soft term is T²·KL at T = 4.": _objective(F.mse_loss),
         "student and teacher are swapped; the student's logits come first.": _objective(lambda s, t: _soft(t, s, 4.0)),
         "this is averaged over the classes too: use reduction='batchmean'.": _objective(
             lambda s, t: _soft(s, t, 4.0) / s.shape[1]
@@ -232,19 +281,23 @@ transfer_objective = Exercise(
 # --- Exercise 3: from β to α ----------------------------------------------------------------------------------------
 
 
+TWO_NUMBERS = "return two numbers: `return alpha, scale`."
+
+
 def _two_numbers(convert: Submission, beta: float) -> Tensor:
     pair = convert(beta)
     with suppress(TypeError, ValueError, RuntimeError):  # one number, text, tensors of several
+        require(not isinstance(pair, Mapping | Set | str), TWO_NUMBERS)
         alpha, scale = (float(number) for number in pair)
         return torch.tensor([alpha, scale], dtype=torch.float64)
-    raise Mistake("return two numbers: `return alpha, scale`.")
+    raise Mistake(TWO_NUMBERS)
 
 
 convert_beta = Exercise(
     task="`submission(beta)` is `(alpha, scale)` such that CE + β·soft = scale · [(1-α)·CE + α·soft].",
     inputs=[
         Given(beta, otherwise=f"insert your numbers for β = {beta}: scale·(1-α) must be 1, and scale·α must be β.")
-        for beta in (4.0, 0.25)
+        for beta in (4.0, 0.25, 6.0)  # of the last, no number is short
     ],
     probe=_two_numbers,
     solution=lambda beta: (beta / (1 + beta), 1 + beta),
@@ -261,6 +314,12 @@ convert_beta = Exercise(
         ),
         "α is right, but the scale is upside down: scale times the blend must give back CE + β·soft.": (
             lambda beta: (beta / (1 + beta), 1 / (1 + beta))
+        ),
+        "α is flipped, and the scale is missing: α = β/(1+β), and both weights were divided by 1 + β.": (
+            lambda beta: (1 / (1 + beta), 1)
+        ),
+        "right, but rounded; return the numbers themselves.": tuple(
+            lambda beta, digits=digits: (round(beta / (1 + beta), digits), 1 + beta) for digits in (1, 2, 3)
         ),
         "both numbers are right, but in the other order: `return alpha, scale`.": (
             lambda beta: (1 + beta, beta / (1 + beta))

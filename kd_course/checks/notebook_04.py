@@ -59,6 +59,12 @@ hint_loss = Exercise(
             lambda s, t: 0.5 * (s - t).square().sum(1).mean()
         ),
         "this is summed over the batch; take the mean over samples.": lambda s, t: 0.5 * (s - t).square().sum(),
+        "this is summed over the batch, and the factor ½ is missing; take half the mean over samples.": (
+            lambda s, t: (s - t).square().sum()
+        ),
+        "the sign is reversed: this would drive the student away.": (
+            lambda s, t: -0.5 * _gaps(s, t).square().sum(1).mean()
+        ),
         "this is half the distance; the hint loss takes its *square*.": lambda s, t: (
             0.5 * _gaps(s, t).norm(dim=1).mean()
         ),
@@ -215,6 +221,21 @@ info_nce = Exercise(
     mistakes={
         "these are dot products of embeddings as they are; scale both to length 1 first.": (
             lambda s, t, tau: _pick(s @ t.T / tau)
+        ),
+        "only the student is scaled to length 1; a cosine needs both.": (
+            lambda s, t, tau: _pick(F.normalize(s, dim=1) @ t.T / tau)
+        ),
+        "only the teacher is scaled to length 1; a cosine needs both.": (
+            lambda s, t, tau: _pick(s @ F.normalize(t, dim=1).T / tau)
+        ),
+        "each feature is scaled over the batch (`dim=0`); it is each embedding that must have length 1 (`dim=1`).": (
+            lambda s, t, tau: _pick(F.normalize(s, dim=0) @ F.normalize(t, dim=0).T / tau)
+        ),
+        "every student is told to choose the first teacher; its own is number i: `torch.arange(B)`.": (
+            lambda s, t, tau: F.cross_entropy(_scores(s, t, tau), torch.zeros(len(s), dtype=torch.long))
+        ),
+        "the logarithm is missing: this is the mean probability of one's own pair.": (
+            lambda s, t, tau: -_scores(s, t, tau).softmax(1).diagonal().mean()
         ),
         "the cosines are not divided by τ.": lambda s, t, tau: _pick(_scores(s, t, 1.0)),
         "the cosines are multiplied by τ; divide by it.": lambda s, t, tau: _pick(_scores(s, t, 1 / tau)),

@@ -137,6 +137,10 @@ def _over_squares(first: Tensor, vertex: Tensor, second: Tensor) -> Tensor:
 
 
 # Where one tensor plays two roles, its gradient is the sum over both, as in RKD for a sample that is its own vertex.
+SHORT_ARMS = (
+    "right for long arms, but not for short ones: the number that you add to the lengths, or clamp them to, is too "
+    "large. `F.normalize` and `F.cosine_similarity` need none."
+)
 NO_ARM = "an arm of length 0 has no direction; let its cosine be 0."
 HERE, THERE = POINTS[:2], POINTS[3:]
 
@@ -144,6 +148,7 @@ vertex_cosine = Exercise(
     task="`submission(first, vertex, second)`, (N, D) each, is the cosine of the angle at the vertex, (N,).",
     inputs=[
         Given(POINTS[[0, 1, 2, 3]], POINTS[[3, 4, 0, 1]], POINTS[[2, 0, 4, 4]]),
+        Given(POINTS[:4] / 100, POINTS[[3, 4, 0, 1]] / 100, POINTS[[2, 0, 4, 4]] / 100, otherwise=SHORT_ARMS),
         Given(HERE, HERE, THERE, otherwise=NO_ARM),
         Given(THERE, HERE, HERE, otherwise=NO_ARM),
     ],
@@ -164,6 +169,11 @@ vertex_cosine = Exercise(
         "the vertex: subtract `vertex` from both first.": lambda a, v, b: F.cosine_similarity(a, b, dim=1),
         "the sign is reversed: both arms must point the same way, from the vertex outwards "
         "(`first - vertex` and `second - vertex`).": lambda a, v, b: -_at_vertex(a, v, b),
+        SHORT_ARMS: tuple(
+            lambda a, v, b, least=10.0**-k: _dot(a, v, b) / ((a - v).norm(dim=1) * (b - v).norm(dim=1) + least)
+            for k in range(5, 7)
+        ),
+        "this is 1 minus the cosine; RKD compares the cosine itself.": lambda a, v, b: 1 - _at_vertex(a, v, b),
         "the sign is lost: beyond a right angle the cosine is negative, and RKD keeps it so.": (
             lambda a, v, b: _at_vertex(a, v, b).abs(),
             lambda a, v, b: _at_vertex(a, v, b).clamp_min(0),
@@ -282,6 +292,9 @@ centred_sp = Exercise(
         "you scale the centred features to length 1. That makes a cosine, and another loss; SP scales the rows of "
         "the Gram matrix.": _sp_of(lambda e: F.normalize(_centre(e), dim=1)),
         "this is the sum of the squared differences; SP divides by B².": lambda s, t: len(s) ** 2 * _centred(s, t),
+        "the rows of the Gram matrices are not scaled to length 1 before they are compared.": (
+            lambda s, t: F.mse_loss(_gram(_centre(s)), _gram(_centre(t)))
+        ),
         "this divides by B once; SP divides by B², the number of entries.": lambda s, t: len(s) * _centred(s, t),
         "the value is right, but not the gradient: the mean of the batch moves with every sample, so do not `detach` "
         "it.": _sp_of(lambda e: e - e.mean(0).detach()),

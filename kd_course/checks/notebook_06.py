@@ -42,6 +42,8 @@ mean_probabilities = Exercise(
         "this is the mean of the logits: neither softmax nor the right order. Softmax first, then the mean.": (
             lambda z: z.mean(0)
         ),
+        "you add the logits up: that sharpens a geometric mean, another ensemble. Take each member's softmax first, then "
+        "the mean.": lambda z: z.sum(0).softmax(1),
         "this is the product of the probabilities to the power 1/M, a geometric mean (and it does not sum to 1); "
         "add the probabilities and divide by M.": lambda z: z.softmax(2).prod(0) ** (1 / len(z)),
         "these are sums over the members; divide by their number, so that each row sums to 1.": (
@@ -71,6 +73,9 @@ pairwise_disagreement = Exercise(
     solution=disagreement,
     mistakes={
         "this is agreement: the diagonal is 1. Count where the answers differ.": lambda z: 1 - disagreement(z),
+        "the diagonal is 1, but no member disagrees with itself: let it be 0.": (
+            lambda z: disagreement(z) + torch.eye(len(z))
+        ),
         "these are counts; divide by the number of samples.": lambda z: z.shape[1] * disagreement(z),
         "this is in percent; return a fraction between 0 and 1.": lambda z: 100 * disagreement(z),
         "each pair is counted once, and the other half of the table is 0; fill in both (i, j) and (j, i).": (
@@ -186,16 +191,27 @@ ensemble_weights = Exercise(
         ),
         "these weights are proportional to the members' accuracies: that is no fit, and hardly differs from equal "
         "weights. Minimise the NLL of the ensemble.": (
-            _on("validation", lambda z, y: _scores(z, y) / _scores(z, y).sum())
+            _on("validation", lambda z, y: _scores(z, y) / _scores(z, y).sum()),
+            _on("validation", lambda z, y: _scores(z, y).softmax(0)),
         ),
+        "the weights went through the softmax twice, which draws them together; once is enough.": (
+            _on("validation", lambda z, y: fit_weights(z, y).softmax(0))
+        ),
+        "these are fitted on the training images as well, which one member has memorised. Fit on validation alone.": (
+            lambda logits, labels: fit_weights(
+                *(torch.cat([of["train"], of["validation"]], dim) for of, dim in ((logits, 1), (labels, 0)))
+            ).double()
+        ),
+        "these weights make the squared error of the probabilities small (the Brier score); minimise the NLL of the "
+        "ensemble.": _on("validation", _descend(lambda p, y: (p - F.one_hot(y, p.shape[1])).square().mean())),
         "`F.cross_entropy` was given probabilities, and takes a softmax of its own. Use `F.nll_loss(p.log(), y)`.": (
             _on("validation", _descend(F.cross_entropy))
         ),
         "`F.nll_loss` was given probabilities, and it wants their logarithms. Without them nearly all the weight goes "
         "to the most confident member: use `F.nll_loss(p.log(), y)`.": _on("validation", _descend(F.nll_loss)),
     },
-    otherwise="the NLL of the ensemble on validation can be lower than with these weights. Take more steps, or a "
-    "larger learning rate, and use the validation images only.",
+    otherwise="the NLL of the ensemble on validation can be lower than with these weights. Take more steps, or "
+    "another learning rate, and use the validation images only.",
     praise="weights from validation, positive, summing to 1; and only three numbers were learned.",
     tolerance=0.01,
 )

@@ -117,9 +117,11 @@ def as_labels(labels: Any, count: int) -> Tensor:
             rows = table.flatten(1)
             one_hot = ((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all()
             advice = "give such a target as an input of its own, target=…, and use batch.inputs['target']"
-            advice = "pass labels[:, 0]" if table.shape == (count, 1) else "pass labels.argmax(1)" if one_hot else advice
+            advice = "pass labels.argmax(1)" if one_hot else advice
+            advice = "pass labels[:, 0]" if table.shape == (count, 1) else advice
         raise ValueError(
-            f"labels of shape {tuple(table.shape)} are not one class for each of {count:,} samples, ({count},); {advice}"
+            f"labels of shape {tuple(table.shape)} are not one class for each of {count:,} samples, ({count},); "
+            f"{advice}"
         )
     if table.is_floating_point() or table.dtype == torch.bool:
         raise ValueError(f"labels must be whole class numbers, not {table.dtype}; if they are, use .astype('int64')")

@@ -155,7 +155,10 @@ def _unpacked(path: Path) -> np.ndarray:
 
 def _read_idx(path: Path, *shape: int) -> Tensor:
     """The uint8 samples (N, *shape) of an IDX file: first type, N and shape as big-endian int32, then the bytes."""
-    content = _unpacked(path)
+    try:
+        content = _unpacked(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
     start = 4 * (2 + len(shape))
     header = [int.from_bytes(content[at : at + 4].tobytes(), "big") for at in range(0, start, 4)]
     values = content[start:]

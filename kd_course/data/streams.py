@@ -112,8 +112,8 @@ class Augmented:
         }
         if len(kinds) > 1 or not all(isinstance(view, Tensor) for view in made[0].values()):
             raise ValueError(
-                f"the transform made {' and '.join(map(str, sorted(kinds, key=str)[:2]))} of single images; it must make "
-                "tensors of one shape of all, or such by the same names"
+                f"the transform made {' and '.join(map(str, sorted(kinds, key=str)[:2]))} of single images; it must "
+                "make tensors of one shape of all, or such by the same names"
             )
         return {name: torch.stack([views[name] for views in made]) for name in made[0]}
 

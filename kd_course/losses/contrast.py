@@ -149,7 +149,7 @@ class CRDLoss(nn.Module):
             raise ValueError(f"momentum must lie in [0, 1), not {momentum!r}")
         if sample_indices.ndim != 1 or len(sample_indices.unique()) < samples or sample_indices.min() < 0:
             raise ValueError(
-                "sample_indices must be one row of numbers from 0 up, each of them once; pass train.indices (not labels)"
+                "sample_indices must be one row of numbers from 0 up, each once; pass train.indices (not labels)"
             )
         self.negatives = whole(negatives, "negatives", least=1)
         self.temperature = softening(temperature)

@@ -79,6 +79,7 @@ class HintRegressor(nn.Module):
                 f"features of shape {student} and {teacher} must both be vectors (D,) or both maps (C, H, W), "
                 "without the batch; flatten one, or choose another stage"
             )
+        self.student_shape = student
         kernel = tuple(s - t + 1 for s, t in zip(student[1:], teacher[1:], strict=True))
         if min(kernel, default=1) < 1:
             raise ValueError(f"the student's map {student} is smaller than the hint {teacher}; guide an earlier stage")
@@ -90,7 +91,11 @@ class HintRegressor(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """The student's features (B, …) in the teacher's shape (B, …)."""
-        return self.map(widened(feature, "features").to(self.map.weight.dtype))
+        feature = widened(feature, "features")
+        if tuple(feature.shape[1:]) != self.student_shape:
+            wanted = ", ".join(map(str, ("batch", *self.student_shape)))
+            raise ValueError(f"features must be ({wanted}), not {tuple(feature.shape)}")
+        return self.map(feature.to(self.map.weight.dtype))
 
 
 @loss

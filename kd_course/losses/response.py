@@ -175,7 +175,10 @@ def probability_mse_loss(student_logits: Tensor, teacher_logits: Tensor, *, temp
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
     temperature = softening(temperature, len(student))
-    return F.mse_loss(torch.softmax(student / temperature, dim=1), torch.softmax(teacher / temperature, dim=1))
+    value = F.mse_loss(torch.softmax(student / temperature, dim=1), torch.softmax(teacher / temperature, dim=1))
+    if known(value) > 1e4 * torch.finfo(value.dtype).eps ** 2:  # else it may be rounding
+        return value
+    return F.mse_loss(_spread(student, temperature), _spread(teacher, temperature))
 
 
 @loss

@@ -26,7 +26,10 @@ READ_ONLY.flags.writeable = False
 @pytest.mark.parametrize(
     "images",
     [
-        *(pytest.param(PIXELS.astype(kind), id=kind) for kind in ("u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u2")),
+        *(
+            pytest.param(PIXELS.astype(kind), id=kind)
+            for kind in ("u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u2")
+        ),
         *(
             pytest.param(torch.from_numpy(PIXELS).to(kind), id=str(kind))
             for kind in (torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.uint64)
@@ -101,12 +104,20 @@ def test_splits_of_other_images_have_other_origins_so_that_tables_are_kept_apart
 
 
 BAD_IMAGES = [
-    ((PIXELS + 0.5) / 255 * 255, ValueError, r"0\.\.1 .*these lie in 0\.5\.\.255\.5; divide by 255, or pass 0\.\.255 as uint8"),
+    (
+        (PIXELS + 0.5) / 255 * 255,
+        ValueError,
+        r"0\.\.1 .*these lie in 0\.5\.\.255\.5; divide by 255, or pass 0\.\.255 as uint8",
+    ),
     (PIXELS / 255 * 16, ValueError, r"these lie in 0\.\.16; divide by 16"),
     (PIXELS - 127.0, ValueError, r"0\.\.1 \(or be standardised\).*-127\.\.128; divide by 255"),
     (np.full((2, 1, 4, 4), 1.5), ValueError, r"1\.5\.\.1\.5"),
     (np.full((2, 1, 4, 4), -101.0), ValueError, r"-101\.\.-101"),
-    (PIXELS.clip(0, 16), ValueError, r"whole numbers must lie in 0\.\.255.*0\.\.16; pass them as fractions: images / 16"),
+    (
+        PIXELS.clip(0, 16),
+        ValueError,
+        r"whole numbers must lie in 0\.\.255.*0\.\.16; pass them as fractions: images / 16",
+    ),
     (PIXELS % 2, ValueError, r"0\.\.1; pass them as fractions: images / 1$"),
     (PIXELS > 9, ValueError, r"fractions: images / 1$"),
     (PIXELS - 1, ValueError, r"-1\.\.254; scale them"),
@@ -244,8 +255,16 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize(
     ("dataset", "error", "words"),
     [
-        (Pictures((GREY, 0), (GREY.resize((4, 4)), 0)), ValueError, r"item 1 is torch.uint8 of shape \(4, 4\), and item 0 .*v2\.Resize"),
-        (Pictures((GREY, 0), (COLOUR, 0)), ValueError, r"item 1 is torch.uint8 of shape \(3, 8, 10\).*one size and mode"),
+        (
+            Pictures((GREY, 0), (GREY.resize((4, 4)), 0)),
+            ValueError,
+            r"item 1 is torch.uint8 of shape \(4, 4\), and item 0 .*v2\.Resize",
+        ),
+        (
+            Pictures((GREY, 0), (COLOUR, 0)),
+            ValueError,
+            r"item 1 is torch.uint8 of shape \(3, 8, 10\).*one size and mode",
+        ),
         (Pictures(torch.ones(1, 4, 4, dtype=torch.uint8), torch.ones(1, 4, 4)), ValueError, r"item 1 is torch.float32"),
         (Pictures({"image": GREY, "label": 1}), TypeError, r"item 0 of Pictures must be \(image, class\).*dict of 2"),
         (Pictures((GREY, 1), (GREY, 1, 2)), TypeError, r"item 1 .*tuple of 3; build the split with Split\.from_arrays"),

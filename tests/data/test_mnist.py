@@ -260,6 +260,13 @@ def test_mnist_carries_the_labels_and_images_of_its_rows_in_the_source(mnist: Da
             assert part.images.equal(images_of(files, file)[part.indices])
 
 
+def test_a_file_that_vanished_since_it_was_found_is_named(small_mnist: dict[str, bytes], tmp_path: Path) -> None:
+    raw = write(small_mnist, tmp_path / "mine")
+    (raw / LABELS).unlink()
+    with pytest.raises(DataError, match=f"{LABELS} cannot be read"):
+        read_mnist(raw)
+
+
 # Drawings.
 
 

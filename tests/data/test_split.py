@@ -163,7 +163,9 @@ def test_a_split_without_a_teacher_stays_without(
 @pytest.mark.parametrize("rows", [11, 13])
 def test_teacher_features_that_do_not_fit_are_refused_by_stage(tiny_split: Callable[..., Split], rows: int) -> None:
     tables = {"stage1": torch.zeros(12, 2), "stage2": torch.zeros(rows, 2)}
-    with pytest.raises(ValueError, match=rf"'stage2' of shape \({rows}, 2\) does not fit 12 samples.*predict_features\(teacher, split"):
+    with pytest.raises(
+        ValueError, match=rf"'stage2' of shape \({rows}, 2\) does not fit 12 samples.*predict_features\(teacher, split"
+    ):
         tiny_split(12).with_features(tables)
 
 
@@ -233,9 +235,12 @@ def many_tables() -> Split:
 @pytest.mark.parametrize("shuffle_seed", [None, 3])
 def test_every_named_table_goes_with_its_sample_and_is_widened_in_the_batch(shuffle_seed: int | None) -> None:
     split = many_tables().subset([5, 2, 9, 2, 11])
-    assert {n: t.dtype for n, t in split.teacher.items()} == dict(
-        logits=torch.float16, top_log_probabilities=torch.float16, top_indices=torch.int32, stage=torch.float16
-    )
+    assert {n: t.dtype for n, t in split.teacher.items()} == {
+        "logits": torch.float16,
+        "top_log_probabilities": torch.float16,
+        "top_indices": torch.int32,
+        "stage": torch.float16,
+    }
     assert list(split.teacher_features) == ["stage"]
     wide = {"images": torch.float32, "tokens": torch.int64, "spans": torch.float64, "mask": torch.bool}
     wide |= {"bytes": torch.int64}
@@ -254,13 +259,18 @@ def test_every_named_table_goes_with_its_sample_and_is_widened_in_the_batch(shuf
 
 
 def test_a_batch_can_be_cut_into_parts_that_hold_every_row_once() -> None:
-    batch = replace(next(many_tables().batches(8)), progress=0.5, unlabelled=next(many_tables().unlabelled().batches(9)))
+    batch = replace(
+        next(many_tables().batches(8)), progress=0.5, unlabelled=next(many_tables().unlabelled().batches(9))
+    )
     parts = [batch.part(number, 3) for number in range(3)]
     assert [part.indices.tolist() for part in parts] == [[40, 43, 46], [41, 44, 47], [42, 45]]
     assert [len(part.unlabelled) for part in parts] == [3, 3, 3] and parts[1].unlabelled.labels is None
     for part in parts:
         assert part.labels.equal((part.indices - 40) % 3) and part.progress == 0.5
-        assert all((table.flatten(1)[:, 0] == part.indices - 40).all() for table in (part.inputs["tokens"], part.teacher_logits))
+        assert all(
+            (table.flatten(1)[:, 0] == part.indices - 40).all()
+            for table in (part.inputs["tokens"], part.teacher_logits)
+        )
 
 
 def test_a_default_of_float64_makes_float64_batches(tiny_split: Callable[..., Split]) -> None:
@@ -281,7 +291,9 @@ def test_unlabelled_samples_keep_all_but_their_labels(tiny_split: Callable[..., 
     assert torch.equal(bare.images, split.images) and bare.teacher.keys() == split.teacher.keys()
     assert all(batch.labels is None for batch in bare.subset([3, 1, 4]).batches(2, shuffle_seed=0))
     for choose in (bare.only, bare.without):
-        with pytest.raises(ValueError, match=r"has no labels, so nobody knows the classes; choose before unlabelled\(\)"):
+        with pytest.raises(
+            ValueError, match=r"has no labels, so nobody knows the classes; choose before unlabelled\(\)"
+        ):
             choose(1)
 
 
@@ -299,26 +311,43 @@ def test_classes_that_are_no_numbers_are_refused(tiny_split: Callable[..., Split
 @pytest.mark.parametrize(
     ("fields", "error", "words"),
     [
-        (dict(inputs=np.zeros((3, 1))), TypeError, r"'images' must be a tensor \(N, …\).*not ndarray; use Split\.from_arrays"),
-        (dict(inputs={"images": torch.zeros(3, 1), "tokens": [1, 2, 3]}), TypeError, "'tokens' .*not list"),
-        (dict(inputs=None), TypeError, "'images' .*not NoneType"),
-        (dict(inputs={}), ValueError, "at least one input"),
-        (dict(inputs=torch.tensor(1.0)), TypeError, r"'images' .*not torch.float32 \(\)"),
-        (dict(inputs=torch.zeros(4, 1)), ValueError, "'images' has 4 rows, but there are 3 samples"),
-        (dict(labels=torch.zeros(4, dtype=torch.int64)), ValueError, "'labels' has 4 rows"),
-        (dict(labels=torch.zeros(3)), TypeError, r"'labels' must be a tensor \(N,\) of int64.*not torch.float32 \(3,\)"),
-        (dict(labels=torch.zeros(3, 1, dtype=torch.int64)), TypeError, r"'labels' .*not torch.int64 \(3, 1\)"),
-        (dict(labels=[0, 1, 2]), TypeError, "'labels' .*not list"),
-        (dict(indices=torch.arange(3.0)), TypeError, "'indices' .*not torch.float32"),
-        (dict(indices=torch.arange(3, dtype=torch.int32)), TypeError, "'indices' .*not torch.int32"),
-        (dict(indices=range(3)), TypeError, "'indices' .*not range"),
-        (dict(teacher={"logits": torch.zeros(2, 2)}), ValueError, "'logits' has 2 rows"),
-        (dict(inputs={"logits": torch.zeros(2, 1)}, teacher={"logits": torch.zeros(3, 1)}), ValueError, "'logits' has 2"),
-        (dict(teacher={"logits": None}), TypeError, "'logits' .*not NoneType"),
+        (
+            {"inputs": np.zeros((3, 1))},
+            TypeError,
+            r"'images' must be a tensor \(N, …\).*not ndarray; use Split\.from_arrays",
+        ),
+        ({"inputs": {"images": torch.zeros(3, 1), "tokens": [1, 2, 3]}}, TypeError, "'tokens' .*not list"),
+        ({"inputs": None}, TypeError, "'images' .*not NoneType"),
+        ({"inputs": {}}, ValueError, "at least one input"),
+        ({"inputs": torch.tensor(1.0)}, TypeError, r"'images' .*not torch.float32 \(\)"),
+        ({"inputs": torch.zeros(4, 1)}, ValueError, "'images' has 4 rows, but there are 3 samples"),
+        ({"labels": torch.zeros(4, dtype=torch.int64)}, ValueError, "'labels' has 4 rows"),
+        (
+            {"labels": torch.zeros(3)},
+            TypeError,
+            r"'labels' must be a tensor \(N,\) of int64.*not torch.float32 \(3,\)",
+        ),
+        ({"labels": torch.zeros(3, 1, dtype=torch.int64)}, TypeError, r"'labels' .*not torch.int64 \(3, 1\)"),
+        ({"labels": [0, 1, 2]}, TypeError, "'labels' .*not list"),
+        ({"indices": torch.arange(3.0)}, TypeError, "'indices' .*not torch.float32"),
+        ({"indices": torch.arange(3, dtype=torch.int32)}, TypeError, "'indices' .*not torch.int32"),
+        ({"indices": range(3)}, TypeError, "'indices' .*not range"),
+        ({"teacher": {"logits": torch.zeros(2, 2)}}, ValueError, "'logits' has 2 rows"),
+        (
+            {"inputs": {"logits": torch.zeros(2, 1)}, "teacher": {"logits": torch.zeros(3, 1)}},
+            ValueError,
+            "'logits' has 2",
+        ),
+        ({"teacher": {"logits": None}}, TypeError, "'logits' .*not NoneType"),
     ],
 )
 def test_a_split_is_made_of_tensors_with_one_row_per_sample(fields: dict, error: type, words: str) -> None:
-    good = dict(inputs=torch.zeros(3, 1), labels=torch.zeros(3, dtype=torch.int64), indices=torch.arange(3), origin="x")
+    good = {
+        "inputs": torch.zeros(3, 1),
+        "labels": torch.zeros(3, dtype=torch.int64),
+        "indices": torch.arange(3),
+        "origin": "x",
+    }
     assert len(Split(**good)) == 3
     with pytest.raises(error, match=words):
         Split(**good | fields)
@@ -327,7 +356,11 @@ def test_a_split_is_made_of_tensors_with_one_row_per_sample(fields: dict, error:
 # Rows by position.
 
 GOOD_POSITIONS = [[3, 1, 3], (3, 1, 3), torch.tensor([3, 1, 3], dtype=torch.int32), np.array([3, 1, 3])[::-1][::-1]]
-GOOD_POSITIONS += [np.array([3, 1, 3], "u2"), [torch.tensor(3), torch.tensor(1), torch.tensor(3)], np.array([3, 1, 3], ">i4")]
+GOOD_POSITIONS += [
+    np.array([3, 1, 3], "u2"),
+    [torch.tensor(3), torch.tensor(1), torch.tensor(3)],
+    np.array([3, 1, 3], ">i4"),
+]
 BAD_POSITIONS = [
     ([[0], [1]], r"one list of whole numbers, not torch.int64 of shape \(2, 1\); for one sample write \[i\]"),
     (3, r"not torch.int64 of shape \(\); for one sample write \[i\]"),
@@ -457,7 +490,10 @@ def test_a_table_is_refused_for_samples_it_was_not_made_for(
         assert torch.equal(split.unlabelled().with_teacher(each).teacher_logits, table)
         for other in others.values():
             for attach in (other.with_teacher, lambda t, other=other: other.with_features({"stage": t})):
-                with pytest.raises(ValueError, match=r"was made for 12 samples of tiny, and these are others, or in another order \(12 of"):
+                with pytest.raises(
+                    ValueError,
+                    match=r"was made for 12 samples of tiny, and these are others, or in another order \(12 of",
+                ):
                     attach(each)
     for derived in (table + 1, table[range(12)], table.double(), torch.stack([table, table]).mean(0)):
         assert not hasattr(derived, "made_for") and others["another draw"].with_teacher(derived) is not None
@@ -470,7 +506,10 @@ def test_a_subset_has_tables_that_know_its_own_samples(tiny_split: Callable[...,
     for table in ({"logits": first.teacher_logits}, first.teacher_features):
         with pytest.raises(ValueError, match="was made for 2 samples of tiny"):
             second.with_teacher(table)
-    assert split.with_teacher(split.teacher_logits).with_features(split.teacher_features).teacher.keys() == split.teacher.keys()
+    assert (
+        split.with_teacher(split.teacher_logits).with_features(split.teacher_features).teacher.keys()
+        == split.teacher.keys()
+    )
 
 
 @pytest.mark.parametrize(
@@ -487,7 +526,9 @@ def test_a_subset_has_tables_that_know_its_own_samples(tiny_split: Callable[...,
         (torch.zeros(12, 3, dtype=torch.complex64), TypeError, "floating-point numbers, not torch.complex64"),
     ],
 )
-def test_tables_that_are_none_are_refused(tiny_split: Callable[..., Split], table: Any, error: type, words: str) -> None:
+def test_tables_that_are_none_are_refused(
+    tiny_split: Callable[..., Split], table: Any, error: type, words: str
+) -> None:
     for attach in (tiny_split().with_teacher, lambda t: tiny_split().with_features({"stage": t})):
         with pytest.raises(error, match=words):
             attach(table)

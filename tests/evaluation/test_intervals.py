@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import torch
@@ -32,6 +34,64 @@ def test_mean_interval_is_95_percent_and_takes_tensors():
 
 def test_mean_interval_of_equal_values_is_a_point():
     assert mean_interval([0.1] * 5) == pytest.approx((0.1, 0.1, 0.1, 5))
+
+
+@pytest.mark.parametrize("confidence", [95, 0, 1, -0.5, math.nan, math.inf, True, "0.95", None])
+def test_confidence_is_a_fraction_and_not_a_percentage(confidence: object):
+    for function in (mean_interval, lambda values, **options: paired_difference(values, [0, 0], **options)):
+        with pytest.raises(ValueError, match=r"between 0 and 1, not .*for 95 % pass 0\.95"):
+            function([1.0, 2.0], confidence=confidence)
+    assert mean_interval([1, 2], confidence=np.float32(0.5)).low < 1.5
+
+
+NO_SERIES = ["123", {0: 1.0, 1: 2.0}, {1.0, 2.0}, 5, 2.5, None, torch.tensor(3.0), pd.DataFrame({0: [1.0], 1: [2.0]})]
+NO_NUMBERS = [
+    ["1", "2"],
+    [True, False],
+    [1.0, None],
+    [[1, 2], [3, 4]],
+    np.ones((2, 2)),
+    torch.ones(2, 2),
+    [1j, 2],
+    [10**400],
+]
+FUNCTIONS = {
+    "mean_interval": mean_interval,
+    "paired_difference": lambda values: paired_difference(values, [1.0, 2.0]),
+    "second": lambda values: paired_difference([1.0, 2.0], values),
+    "holm": holm,
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_what_is_no_series_of_numbers_is_refused(function: Callable):
+    """Of a dictionary the keys would be averaged, of a text the digits, and a set drops a seed that repeats another."""
+    for values in NO_SERIES:
+        with pytest.raises(TypeError, match="must be a list of numbers, not"):
+            function(values)
+    with pytest.raises(TypeError, match=r"pass its \.values\(\)"):
+        function({0: 0.1, 1: 0.2})
+    for values in NO_NUMBERS:
+        with pytest.raises(TypeError, match="must be numbers, not"):
+            function(values)
+    for value in (math.nan, math.inf, -math.inf, 1e200):
+        with pytest.raises(ValueError, match="must be finite numbers below 1e150, not"):
+            function([0.5, value])
+
+
+@pytest.mark.parametrize(
+    "make", [np.array, torch.tensor, pd.Series, tuple, iter, lambda v: dict(enumerate(v)).values()]
+)
+def test_any_series_of_numbers_will_do(make: Callable):
+    assert mean_interval(make([1.0, 2.0, 4.0])) == mean_interval([1.0, 2.0, 4.0])
+    assert paired_difference(make([1.0, 2.0, 4.0]), make([0.5, 1.0, 1.0])) == mean_interval([0.5, 1.0, 3.0])
+    assert holm(make([0.25, 0.125])) == [0.25, 0.25]
+
+
+def test_differences_of_unsigned_numbers_do_not_wrap():
+    few, many = np.array([1, 2], dtype=np.uint8), np.array([3, 5], dtype=np.uint8)
+    assert paired_difference(few, many) == mean_interval([-2, -3])
+    assert paired_difference(torch.tensor(few), torch.tensor(many)) == mean_interval([-2, -3])
 
 
 @pytest.mark.parametrize("values", [[], [1.0]])
@@ -101,7 +161,7 @@ def test_holm_by_hand_and_in_the_order_given():
     assert holm([]) == []
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
+@pytest.mark.parametrize("p", [-0.1, 1.1, 1.0000001])
 def test_holm_refuses_what_is_no_probability(p: float):
     with pytest.raises(ValueError, match="p-values must lie between 0 and 1"):
         holm([0.5, p])
@@ -141,5 +201,15 @@ def test_mcnemar_looks_only_at_discordant_samples():
 
 def test_mcnemar_refuses_what_does_not_fit():
     first, second, labels = discordant(2, 1)
-    with pytest.raises(ValueError, match="same N"):
+    with pytest.raises(ValueError, match=r"labels must be 7 .*take both from the same samples"):
         mcnemar(first, second[:-1], labels)
+    with pytest.raises(ValueError, match=r"0\.\.2, not -99\.\.-99"):
+        mcnemar(first, second, labels - 100)
+    with pytest.raises(ValueError, match="second logits hold NaN"):
+        mcnemar(first, second * math.nan, labels)
+    with pytest.raises(ValueError, match="first logits hold NaN"):
+        mcnemar(first * math.nan, second, labels)
+    with pytest.raises(TypeError, match=r"first logits must be floating point, not torch\.int64"):
+        mcnemar(labels, first, second)
+    with pytest.raises(ValueError, match="bool"):
+        mcnemar(first, second, labels > 0)

@@ -6,6 +6,8 @@ holds every case to every promise, and the family files use promises to catch de
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 from torch.testing import assert_close
 
+CLASSES = 5
 HALF = (torch.float16, torch.bfloat16)
 FULL = (torch.float32, torch.float64)
 
@@ -292,6 +295,92 @@ def tiny_and_huge_inputs_keep_the_value(case: Case) -> None:
                 assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+def is_exact_in_float32_where_student_and_teacher_are_near(case: Case) -> None:
+    """Also at temperatures at which the two can hardly be told apart, and never below 0."""
+    for seed in range(5):
+        _, second, *rest = cast(case.inputs(6, seed), torch.float32)
+        near = second + 0.02 * second.roll(1, 0)
+        for temperature in (1.0, 20.0, 1e3, 1e5, 1e10) if "temperature" in case.options else (None,):
+            options = {} if temperature is None else {"temperature": temperature}
+            value = case(near, second, *rest, **options)
+            assert value >= 0
+            assert_close(
+                value.double(), case(*cast((near, second, *rest), torch.float64), **options), rtol=1e-3, atol=0
+            )
+
+
+def masks_classes_at_minus_infinity(case: Case) -> None:
+    """A class that both leave out makes no NaN, neither in the value nor in a gradient, of which it gets nothing."""
+    inputs = case.inputs(5)
+    out = torch.zeros(5, CLASSES, dtype=torch.bool)
+    for row, label in enumerate(inputs[2].tolist() if len(inputs) > 2 else [0] * 5):
+        out[row, (label + 1) % CLASSES] = True
+    for dtype in case.types:
+        student, teacher, *rest = cast(inputs, dtype)
+        masked = (student.masked_fill(out, -math.inf), teacher.masked_fill(out, -math.inf), *rest)
+        for each in (masked, (masked[1], masked[1], *rest)):
+            value, gradients = value_and_gradients(case, each)
+            assert value.isfinite()
+            assert all(found.isfinite().all() and not found[out].any() for found in gradients)
+
+
+def computes_in_full_precision_whatever_autocast_surrounds_it(case: Case) -> None:
+    def surrounded(*inputs: Tensor, narrow: torch.dtype) -> Tensor:
+        with torch.autocast("cpu", dtype=narrow):
+            return case(*inputs)
+
+    for dtype in (torch.float32, *(HALF if case.widens else ())):
+        inputs = cast(case.inputs(), dtype)
+        value, gradients = value_and_gradients(case, inputs)
+        for narrow in HALF:
+            inside = replace(case, call=lambda _, *given, narrow=narrow, **__: surrounded(*given, narrow=narrow))
+            found, again = value_and_gradients(inside, inputs)
+            assert torch.equal(found, value) and found.dtype == value.dtype
+            assert all(torch.equal(a, b) for a, b in zip(again, gradients, strict=True))
+
+
+def takes_tensors_made_in_inference_mode(case: Case) -> None:
+    inputs = case.inputs()
+    value, (expected,) = value_and_gradients(case, inputs, [0])
+    with torch.inference_mode():
+        student, *rest = (each.clone() for each in inputs)
+        assert torch.equal(case(student, *rest), value)
+    student = student.clone().requires_grad_()
+    try:
+        found = case(student, *rest)
+        one_number(found).backward()
+    except RuntimeError as error:
+        raise AssertionError(str(error)) from error
+    assert torch.equal(found, value) and torch.equal(student.grad, expected)
+
+
+def does_not_depend_on_the_default_type(case: Case) -> None:
+    inputs = cast(case.inputs(), torch.float32)
+    value, gradients = value_and_gradients(case, inputs)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again, same = value_and_gradients(case, inputs)
+    finally:
+        torch.set_default_dtype(before)
+    assert again.dtype == value.dtype and torch.equal(again, value)
+    assert all(torch.equal(a, b) for a, b in zip(same, gradients, strict=True))
+
+
+def says_so_when_student_and_teacher_are_swapped(case: Case) -> None:
+    inputs = case.inputs()
+    student, teacher, *rest = prepared(inputs, [1])
+    try:
+        with pytest.raises(ValueError, match="swapped"):
+            case(student, teacher, *rest)
+    except pytest.fail.Exception as failed:
+        raise AssertionError(str(failed)) from failed
+    with torch.no_grad():
+        case(student, teacher, *rest)
+    for places in ([0], [0, 1]):
+        case(*prepared(inputs, places))
+
+
 def takes_as_many_operations_for_a_large_batch_as_for_a_small_one(case: Case) -> None:
     small, large = (graph_size(one_number(case(*prepared(case.inputs(batch), [0])))) for batch in (3, 30))
     assert small == large  # a Python loop over samples would leave its operations in the graph
@@ -351,6 +440,11 @@ def mentions(message: str, piece: str) -> bool:
     return re.search(rf"(?<![\w-])(?<!\d\.){re.escape(piece)}(?!\w|\.\d)", message) is not None
 
 
+def parameters(case: Case) -> list[str]:
+    """Names of the arguments of the loss; of a module, those that it is called with."""
+    return list(inspect.signature(getattr(case.loss, "forward", case.loss)).parameters)
+
+
 scale = Change("scale", lambda value: 1e-3 * value)  # the one change that a promise, and not only a case, asks about
 
 # Each promise, and which cases give it.
@@ -367,6 +461,12 @@ PROMISES: dict[Callable[[Case], None], Callable[[Case], bool]] = {
     computes_in_the_finer_of_two_types: lambda case: case.widens and len(floats(case.inputs())) > 1,
     is_finite_at_zeros_repeats_and_extremes: lambda case: True,
     tiny_and_huge_inputs_keep_the_value: lambda case: any(change.name == scale.name for change in case.invariant_to),
+    is_exact_in_float32_where_student_and_teacher_are_near: lambda case: case.zero_at_equal is not None,
+    masks_classes_at_minus_infinity: lambda case: "student_logits" in parameters(case),
+    computes_in_full_precision_whatever_autocast_surrounds_it: lambda case: True,
+    takes_tensors_made_in_inference_mode: lambda case: True,
+    does_not_depend_on_the_default_type: lambda case: True,
+    says_so_when_student_and_teacher_are_swapped: lambda case: " student_" in " ".join(["", *parameters(case)]),
     takes_as_many_operations_for_a_large_batch_as_for_a_small_one: lambda case: True,
     leaves_its_inputs_alone: lambda case: True,
     gives_the_same_bits_again_and_draws_no_random_number: lambda case: True,

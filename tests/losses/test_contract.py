@@ -182,6 +182,20 @@ def cosine_with_a_floor(s: Tensor, t: Tensor) -> Tensor:
     return (s - t).square().mean()
 
 
+def kl_that_drowns_in_rounding(s: Tensor, t: Tensor) -> Tensor:
+    s, t = s / 1e4, t / 1e4
+    return 1e8 * F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def as_a_product(s: Tensor, t: Tensor) -> Tensor:
+    gap = (s - t).flatten()
+    return (gap[None] @ gap[:, None]).sum() / gap.numel()
+
+
+def weighted_in_the_default_type(s: Tensor, t: Tensor) -> Tensor:
+    return ((s - t).square().mean(1) * torch.ones(len(s))).mean()
+
+
 def loop_over_samples(s: Tensor, t: Tensor) -> Tensor:
     return sum(F.mse_loss(a, b) for a, b in zip(s, t, strict=True)) / len(s)
 
@@ -247,6 +261,12 @@ BREAKS: list[tuple[Loss, Promise]] = [
     (logarithm_of_a_softmax, contract.is_finite_at_zeros_repeats_and_extremes),
     (distance_by_a_bare_root, contract.is_finite_at_zeros_repeats_and_extremes),
     (cosine_with_a_floor, contract.tiny_and_huge_inputs_keep_the_value),
+    (kl_that_drowns_in_rounding, contract.is_exact_in_float32_where_student_and_teacher_are_near),
+    (weighted_twice, contract.masks_classes_at_minus_infinity),
+    (as_a_product, contract.computes_in_full_precision_whatever_autocast_surrounds_it),
+    (weighted_twice, contract.takes_tensors_made_in_inference_mode),
+    (weighted_in_the_default_type, contract.does_not_depend_on_the_default_type),
+    (weighted_twice, contract.says_so_when_student_and_teacher_are_swapped),
     (loop_over_samples, contract.takes_as_many_operations_for_a_large_batch_as_for_a_small_one),
     (centres_the_teacher_where_it_stands, contract.leaves_its_inputs_alone),
     (centres_a_teacher_without_gradient, contract.leaves_its_inputs_alone),
@@ -266,12 +286,7 @@ def test_a_broken_promise_is_noticed(wrong: Loss, promise: Promise) -> None:
 
 
 def without_temperature_squared(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
-    log_s, log_t = (F.log_softmax(widened(logits) / temperature, 1) for logits in (s, t))
-    return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
-
-
-def widened(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return soft_target_loss(s, t, temperature=temperature) / temperature**2
 
 
 def test_only_the_oracle_notices_that_temperature_squared_is_missing() -> None:

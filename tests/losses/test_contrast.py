@@ -466,6 +466,17 @@ def test_gradients_of_features_and_projections_pass_gradcheck() -> None:
     assert torch.autograd.gradcheck(loss, (student.requires_grad_(), teacher.requires_grad_(), *crd.parameters()))
 
 
+def test_crd_made_in_double_precision_takes_ordinary_features() -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        crd = CRDLoss(4, 6, NUMBERS, **OPTIONS)
+        value = crd(normal(5, 4).float().requires_grad_(), normal(5, 6).float(), NUMBERS[:5])
+    finally:
+        torch.set_default_dtype(before)
+    assert value.dtype == torch.float64 and value.isfinite()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_half_precision_features_enter_crd_as_float32(dtype: torch.dtype) -> None:
     crd = CRDLoss(4, 6, NUMBERS, **OPTIONS)

@@ -638,3 +638,52 @@ def whole_student_on_hint_and_labels(
 )
 def test_a_wrong_first_stage_is_caught(wrong: Training, tiny_split: Callable[..., Split]) -> None:
     assert is_caught(wrong, lambda stage: trains_guided_layers_and_regressor_and_nothing_else(stage, tiny_split(24)))
+
+
+# Types and shapes of what a regressor is given.
+
+
+def test_a_regressor_made_or_fed_in_another_type_computes_in_the_type_of_its_weights() -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        regressor = HintRegressor((4,), (6,))
+    finally:
+        torch.set_default_dtype(before)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        feature = torch.ones(3, 4, dtype=dtype, requires_grad=True)
+        value = hint_loss(regressor(feature), torch.zeros(3, 6))
+        value.backward()
+        assert value.dtype == torch.float64 and feature.grad.dtype == dtype
+    assert HintRegressor((4,), (6,))(torch.ones(3, 4, dtype=torch.float16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 4, 1), (4,)], ids=str)
+def test_a_regressor_says_which_shape_it_was_made_for(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(batch, 4\), not "):
+        HintRegressor((4,), (6,))(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "error"), [((("4",), (6,)), TypeError), (((4.5,), (6,)), TypeError), (((0,), (6,)), ValueError)], ids=str
+)
+def test_a_regressor_wants_whole_sizes(shapes: tuple, error: type[Exception]) -> None:
+    with pytest.raises(error, match="a size in a shape"):
+        HintRegressor(*shapes)
+
+
+def test_a_width_alone_is_the_shape_of_a_vector() -> None:
+    assert HintRegressor(4, 6)(torch.zeros(3, 4)).shape == (3, 6)
+
+
+@pytest.mark.parametrize("power", [3, 12, 40])
+def test_a_steep_attention_map_of_huge_and_tiny_features_is_that_of_ordinary_ones(power: float) -> None:
+    feature = normal(2, 3, 4, 4).float()
+    for size in (1e-20, 1e4, 1e15):
+        assert_close(
+            attention_map(size * feature, power=power), attention_map(feature, power=power), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_layer_losses_in_a_tensor_are_added_too() -> None:
+    assert layerwise_loss(torch.tensor([1.0, 10.0]), torch.tensor([2.0, 0.5])).item() == 7

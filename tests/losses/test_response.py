@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from decimal import Decimal, getcontext
 from functools import partial
 
 import numpy as np
@@ -227,6 +228,197 @@ def test_labels_of_any_integer_type_are_welcome(dtype: torch.dtype) -> None:
     student, teacher, labels = example()
     value = kd_loss(student, teacher, labels.to(dtype), temperature=2, alpha=0.5)
     assert value == kd_loss(student, teacher, labels, temperature=2, alpha=0.5)
+
+
+# Exactness where student and teacher can hardly be told apart, and where classes are masked out.
+
+
+def near(rows: int, classes: int, gap: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """A teacher with logits 8·N(0, 1), and a student that is ``gap`` away from it."""
+    teacher = oracles.normal(rows, classes, seed=1, scale=8.0).to(dtype)
+    return teacher + gap * oracles.normal(rows, classes, seed=2).to(dtype), teacher
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0, 1e3, 1e6, 1e12])
+@pytest.mark.parametrize("gap", [1e-3, 0.02, 0.5])
+def test_the_value_is_exact_in_float32_however_near_the_teacher_is(gap: float, temperature: float) -> None:
+    student, teacher = near(3, 12, gap)
+    expected = mean_of_exact_divergences(student, teacher, temperature)
+    for value in (
+        soft_target_loss(student, teacher, temperature=temperature),
+        soft_target_loss(student, teacher, temperature=torch.full((3,), temperature)),
+        kd_loss(student, teacher, None, temperature=temperature, alpha=1),
+    ):
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(expected, rel=1e-3)
+
+
+def mean_of_exact_divergences(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    """T²·KL with 45 digits."""
+    getcontext().prec = 45
+    total, T = Decimal(0), Decimal(temperature)
+    for rows in zip(student.tolist(), teacher.tolist(), strict=True):
+        powers = [[(Decimal(z) / T).exp() for z in row] for row in rows]
+        s, t = ([power / sum(row) for power in row] for row in powers)
+        total += sum(b * (b / a).ln() for a, b in zip(s, t, strict=True))
+    return float(T * T * total / len(student))
+
+
+def test_fifty_thousand_classes_are_no_reason_for_rounding() -> None:
+    student, teacher = near(4, 50_000, 0.01)
+    for temperature in (1.0, 20.0, 1e3):
+        exact = soft_target_loss(student.double(), teacher.double(), temperature=temperature).item()
+        assert soft_target_loss(student, teacher, temperature=temperature).item() == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_it_hardly_differs_the_gradient_is_still_that_of_the_plain_formula_bit_by_bit(dtype: torch.dtype) -> None:
+    for gap, temperature in itertools.product((0, 1e-6, 1e-3, 0.1, 3), TEMPERATURES):
+        student, teacher = near(12, 10, gap, dtype)
+        found = gradient(soft_target_loss, student, teacher, temperature=temperature)
+        assert torch.equal(found, gradient(plain_soft_loss, student, teacher, temperature=temperature))
+
+
+def plain_soft_loss(s: Tensor, t: Tensor, *, temperature: float) -> Tensor:
+    return temperature**2 * divergence(F.log_softmax(s / temperature, 1), F.log_softmax(t / temperature, 1))
+
+
+@pytest.mark.parametrize("gap", [0, 1e-4, 0.3, 5.0])
+def test_masked_classes_are_as_if_they_were_not_there(gap: float) -> None:
+    student, teacher = near(6, 7, gap, torch.float64)
+    labels, allowed = torch.tensor([0, 2, 5, 0, 2, 5]), torch.tensor([0, 2, 4, 5])
+    masked = [torch.full_like(each, -math.inf).index_copy(1, allowed, each[:, allowed]) for each in (student, teacher)]
+    fewer, few = [each[:, allowed] for each in (student, teacher)], torch.searchsorted(allowed, labels)
+    for loss in (
+        partial(soft_target_loss, temperature=4.0),
+        partial(soft_target_loss, temperature=torch.linspace(1, 9, 6)),
+        lambda s, t: kd_loss(s, t, labels if s.shape[1] == 7 else few, temperature=4.0, alpha=0.5),
+        lambda s, t: dkd_loss(s, t, labels if s.shape[1] == 7 else few, alpha=1, beta=8, temperature=2.0),
+        lambda s, t: logit_mse_loss(s, t) * s.shape[1],
+        lambda s, t: probability_mse_loss(s, t, temperature=2.0) * s.shape[1],
+    ):
+        assert_close(loss(*masked), loss(*fewer), rtol=1e-9, atol=1e-14)
+        assert_close(gradient(loss, *masked)[:, allowed], gradient(loss, *fewer), rtol=1e-7, atol=1e-12)
+
+
+def test_a_class_that_only_the_teacher_masks_pulls_the_student_off_it() -> None:
+    student, teacher = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[2.0, 1.0, -math.inf]])
+    assert soft_target_loss(student, teacher, temperature=1).item() == pytest.approx(0.5565, abs=1e-4)
+    expected = student.softmax(1) - teacher.softmax(1)
+    assert_close(gradient(soft_target_loss, student, teacher, temperature=1), expected)
+    own = teacher.clone().requires_grad_()
+    soft_target_loss(student.requires_grad_(), own, temperature=1).backward()
+    assert own.grad.isfinite().all() and own.grad[0, 2] == 0
+
+
+def test_a_class_that_only_the_student_masks_costs_infinitely_much_and_pulls_all_the_same() -> None:
+    student, teacher = torch.tensor([[2.0, 1.0, -math.inf]]), torch.tensor([[1.0, 2.0, 0.0]])
+    assert soft_target_loss(student, teacher, temperature=1) == math.inf
+    found = gradient(soft_target_loss, student, teacher, temperature=1)
+    assert_close(found, student.softmax(1) - teacher.softmax(1))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_not_a_number_is_not_hidden(place: int) -> None:
+    pair = list(near(4, 5, 1e-4))
+    pair[place][2, 1] = math.nan
+    for loss in (
+        partial(soft_target_loss, temperature=4.0),
+        logit_mse_loss,
+        partial(probability_mse_loss, temperature=4.0),
+    ):
+        assert loss(*pair).isnan()
+    assert standardize_logits(pair[place])[2].isnan().all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 30.0, 1e3, 1e5])
+def test_dkd_is_exact_in_float32_where_little_differs(temperature: float) -> None:
+    student, teacher = near(16, 10, 0.02)
+    labels = torch.arange(16) % 10
+    for weights in ({"alpha": 1, "beta": 0}, {"alpha": 0, "beta": 1}):
+        value = dkd_loss(student, teacher, labels, temperature=temperature, **weights).item()
+        exact = dkd_loss(student.double(), teacher.double(), labels, temperature=temperature, **weights).item()
+        assert value == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-3, 2.0])
+@pytest.mark.parametrize("temperature", [1.0, 50.0, torch.linspace(0.5, 40, 5, dtype=torch.float64)], ids=str)
+def test_second_derivatives_are_right_on_either_side_of_the_careful_path(gap: float, temperature: float) -> None:
+    student, teacher = (each.requires_grad_() for each in near(5, 4, gap, torch.float64))
+    loss = partial(soft_target_loss, temperature=temperature)
+    assert torch.autograd.gradcheck(loss, (student, teacher))
+    assert torch.autograd.gradgradcheck(loss, (student, teacher))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_gives_what_a_loop_gives() -> None:
+    student, teacher = (torch.stack(each) for each in zip(near(5, 4, 2.0), near(5, 4, 1e-3), strict=True))
+    for loss in (partial(soft_target_loss, temperature=4.0), logit_mse_loss):
+        assert_close(
+            torch.func.vmap(loss)(student, teacher), torch.stack([loss(student[i], teacher[i]) for i in (0, 1)])
+        )
+        found = torch.func.vmap(torch.func.grad(loss))(student, teacher)
+        assert_close(found, torch.stack([gradient(loss, student[i], teacher[i]) for i in (0, 1)]))
+
+
+# One temperature, and one alpha, for each sample.
+
+
+def test_each_sample_may_have_its_own_temperature_and_alpha() -> None:
+    student, teacher, labels = example()
+    T, alpha = torch.tensor([0.5, 1.0, 4.0, 20.0, 1e3, 2.0]), torch.tensor([0.0, 1.0, 0.9, 0.5, 0.1, 1.0])
+    rows = [(student[[i]], teacher[[i]]) for i in range(6)]
+    alone = torch.stack([soft_target_loss(*rows[i], temperature=T[i].item()) for i in range(6)])
+    assert_close(soft_target_loss(student, teacher, temperature=T), alone.mean())
+    alone = [probability_mse_loss(*rows[i], temperature=T[i].item()) for i in range(6)]
+    assert_close(probability_mse_loss(student, teacher, temperature=T), torch.stack(alone).mean())
+    for t, a in ((T, alpha.double()), (T, 0.5), (T, 1), (T, 0), (4.0, alpha.double())):
+        ts, alphas = (each.tolist() if isinstance(each, Tensor) else [each] * 6 for each in (t, a))
+        alone = [kd_loss(*rows[i], labels[[i]], temperature=ts[i], alpha=alphas[i]) for i in range(6)]
+        assert_close(kd_loss(student, teacher, labels, temperature=t, alpha=a), torch.stack(alone).mean())
+
+
+def test_temperatures_and_alphas_of_samples_can_be_learned() -> None:
+    student, teacher, labels = example()
+    T, alpha = torch.linspace(1, 9, 6, dtype=torch.float64), torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+
+    def loss(s: Tensor, temperature: Tensor, alpha: Tensor) -> Tensor:
+        return kd_loss(s, teacher, labels, temperature=temperature, alpha=alpha)
+
+    assert torch.autograd.gradcheck(loss, (student.requires_grad_(), T.requires_grad_(), alpha.requires_grad_()))
+
+
+def test_alphas_of_samples_need_labels_of_their_number_in_their_range() -> None:
+    student, teacher, labels = example()
+    options = {"temperature": 4.0}
+    with pytest.raises(TypeError, match="labels"):
+        kd_loss(student, teacher, None, alpha=torch.ones(6), **options)
+    for alpha, says in ((torch.ones(5), r"\(5,\)"), (torch.full((6,), 1.1), r"1\.1"), (torch.ones(6).long(), "int64")):
+        with pytest.raises(ValueError, match=f"alpha.*{says}"):
+            kd_loss(student, teacher, labels, alpha=alpha, **options)
+
+
+@pytest.mark.parametrize("number", [np.float32(4), np.float64(4), np.int64(4), torch.tensor(4.0), 4])
+def test_any_kind_of_number_is_a_temperature(number: float) -> None:
+    student, teacher, labels = example()
+    for loss in (soft_target_loss, probability_mse_loss):
+        assert loss(student, teacher, temperature=number) == loss(student, teacher, temperature=4.0)
+    found = kd_loss(student, teacher, labels, temperature=number, alpha=np.float64(0.25))
+    assert found == kd_loss(student, teacher, labels, temperature=4.0, alpha=0.25)
+
+
+# Who is who.
+
+
+def test_swapped_arguments_are_noticed_by_name_too_and_a_teacher_can_be_trained_on_purpose() -> None:
+    student, teacher, _ = example()
+    teacher.requires_grad_()
+    with pytest.raises(ValueError, match=r"teacher_logits asks for a gradient, and student_logits does not.*swapped"):
+        soft_target_loss(teacher_logits=teacher, student_logits=student, temperature=4)
+    with pytest.raises(TypeError, match="multiple values"):
+        soft_target_loss(student, teacher.detach(), student_logits=student, temperature=4)
+    soft_target_loss(student.requires_grad_(), teacher, temperature=4).backward()
+    assert teacher.grad.abs().sum() > 0
 
 
 # Temperature and the teacher's ranking (identity 14), read off the loss itself.
