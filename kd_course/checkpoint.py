@@ -184,7 +184,9 @@ def _parts(value: object, seen: dict[int, tuple[str, object]]) -> Iterator[str |
         table = (value.dequantize() if value.is_quantized else value).detach().to_dense().cpu().contiguous()
         yield f"{value.dtype} {tuple(value.shape)}"
         yield table.flatten().view(torch.uint8).numpy()
-    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+    elif isinstance(value, np.ndarray) and value.dtype.hasobject:
+        yield from _parts(value.tolist(), seen)
+    elif isinstance(value, np.ndarray):
         yield f"{value.dtype} {value.shape}"
         yield np.ascontiguousarray(value).reshape(-1).view(np.uint8)
     elif isinstance(value, Mapping | list | tuple | set | frozenset):

@@ -164,9 +164,8 @@ def league(runs: pd.DataFrame, metric: str, *, baseline: str) -> pd.DataFrame:
 
     if not isinstance(runs, pd.DataFrame):
         raise TypeError(f"runs must be a table from compare, not a {type(runs).__name__}")
-    if not ({"recipe", "seed"} <= set(runs) and runs.columns.is_unique) or runs[["recipe", "seed"]].isna().any(
-        axis=None
-    ):
+    fits = {"recipe", "seed"} <= set(runs) and runs.columns.is_unique
+    if not fits or runs[["recipe", "seed"]].isna().any(axis=None):
         raise ValueError(f"runs must have a recipe and a seed in every row, and each column once, not {list(runs)}")
     numbers = [name for name in runs.select_dtypes("number") if name != "seed"]
     if not isinstance(metric, str) or metric not in numbers:

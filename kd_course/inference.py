@@ -292,7 +292,7 @@ def _traced(network: nn.Module, stages: Sequence[str]) -> nn.Module:
 def _inputs(split: Split, names: str | Sequence[str] | None) -> list[str]:
     """The inputs that a model takes, in order."""
     if names is None:
-        names = ["images"] if "images" in split.inputs or len(split.inputs) != 1 else list(split.inputs)
+        names = list(split.inputs) if len(split.inputs) == 1 else ["images"]
     names = [names] if isinstance(names, str) else list(names)
     unknown = [name for name in names if name not in split.inputs]
     if unknown or not names:

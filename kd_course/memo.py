@@ -122,8 +122,9 @@ def writable(folder: Path | str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError as error:
-        raise ValueError(f"nothing can be written to {folder} ({error.strerror}); give another folder") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"nothing can be written to {folder} ({reason}); give another folder") from error
 
 
 def write_sealed(path: Path, text: str) -> None:

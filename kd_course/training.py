@@ -112,8 +112,8 @@ def fit(
         better: ``"lower"`` or ``"higher"``: which way ``monitor`` is better. Known for the names in :data:`BETTER`.
         patience: stop after this many epochs without a better ``monitor``.
         checkpoint: file to save to after every epoch, and to resume from if it exists. Several processes share it.
-        tag: a name by which the checkpoint knows objective, optimizer, schedule and samples, in place of their code and
-            content: to go on with a training after an edit that you know to change nothing.
+        tag: a name by which the checkpoint knows model, objective, optimizer, schedule, samples and evaluation, in
+            place of their code and content. Given from the start, it survives edits that you know to change nothing.
         device: where to train; see :func:`~kd_course.runtime.pick_device` if None.
         fabric: a launched Lightning Fabric in place of a device: its precision, its devices, its processes. Each
             process takes its rows of every batch, so that several compute what one does for losses that are means over

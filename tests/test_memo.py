@@ -211,6 +211,125 @@ def test_a_helper_in_another_file_is_part_of_the_key(
     assert new_runs(HELPER.replace("seed < 0", "seed <= -1")) == 2
 
 
+EDITED_HELPER = """
+import functools
+from kd_course.evaluation import mean_interval
+
+FACTOR = 10
+TABLE = {"plain": lambda value: value}
+
+def inner(seed):
+    return seed / 10
+
+def outer(seed, *, helper=inner):
+    return helper(seed)
+
+def loud(function):
+    @functools.wraps(function)
+    def wrapped(seed):
+        return function(seed) + 0
+    return wrapped
+
+@loud
+def decorated(seed):
+    return seed / 10
+
+class Base:
+    def rate(self, seed):
+        return seed / 10
+
+class Model(Base):
+    scale = 1
+    @property
+    def unit(self):
+        return 10
+    @staticmethod
+    def shifted(seed):
+        return seed + 0
+
+halved = functools.partial(inner)
+method = Model().rate
+
+def recipe(data, seed, *, calls):
+    with open(calls, "a") as file:
+        file.write("x")
+    values = [outer(seed), decorated(seed), Model().rate(seed), halved(seed), method(seed), TABLE["plain"](seed)]
+    values += [Model.shifted(seed), Model().unit, Model.scale, FACTOR, mean_interval([seed, seed + 1]).mean]
+    return {"errors": sum(values)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("def inner(seed):\n    return seed / 10", "def inner(seed):\n    return seed / 11", id="a helper"),
+        pytest.param("return helper(seed)", "return 2 * helper(seed)", id="a helper with a helper"),
+        pytest.param("helper=inner", "helper=float", id="a default argument"),
+        pytest.param("function(seed) + 0", "function(seed) + 1", id="a decorator"),
+        pytest.param(
+            "def decorated(seed):\n    return seed", "def decorated(seed):\n    return 2 * seed", id="decorated"
+        ),
+        pytest.param(
+            "def rate(self, seed):\n        return", "def rate(self, seed):\n        return 2 *", id="a base class"
+        ),
+        pytest.param("scale = 1", "scale = 2", id="a class attribute"),
+        pytest.param("return 10\n", "return 11\n", id="a property"),
+        pytest.param("return seed + 0\n", "return seed + 1\n", id="a static method"),
+        pytest.param("partial(inner)", "partial(outer)", id="a partial"),
+        pytest.param("lambda value: value}", "lambda value: 2 * value}", id="a table of functions"),
+        pytest.param("FACTOR = 10", "FACTOR = 11", id="a constant"),
+        pytest.param("]).mean", "]).low", id="the recipe"),
+    ],
+)
+def test_an_edited_helper_is_noticed_wherever_it_stands(
+    before: str, after: str, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what nobody edited is not run again."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def runs_of(source: str) -> int:
+        calls = tmp_path / "calls"
+        calls.write_text("")
+        (tmp_path / "memo_edited.py").write_text(source, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, "memo_edited", raising=False)
+        importlib.invalidate_caches()
+        recipe = partial(importlib.import_module("memo_edited").recipe, calls=str(calls))
+        compare({"a": recipe}, data, seeds=[3], cache=tmp_path / "cache", progress=False)
+        return calls.stat().st_size
+
+    assert EDITED_HELPER.count(before) == 1
+    assert runs_of(EDITED_HELPER) == 1
+    assert runs_of(EDITED_HELPER.replace("import functools\n", "import functools\n\n# a remark\n")) == 0
+    assert runs_of(EDITED_HELPER.replace(before, after)) == 1
+    assert runs_of(EDITED_HELPER) == 0
+
+
+def test_a_helper_that_a_notebook_defines_anew_is_noticed(data: Data, tmp_path: Path) -> None:
+    """The cell with the helper is edited and run; the recipe's cell is not."""
+    import linecache
+
+    cells = {"__name__": "__main__"}
+
+    def run_cell(source: str, number: int) -> None:
+        name = f"<ipython-input-{number}-{tmp_path.name}>"
+        linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+        exec(compile(source, name, "exec"), cells)
+
+    def errors() -> float:
+        runs = compare({"a": cells["recipe"]}, data, seeds=[3], cache=tmp_path, progress=False)
+        return runs.loc[0, "errors"]
+
+    run_cell("def helper(seed):\n    return seed + 1\n", 1)
+    run_cell("def recipe(data, seed):\n    return {'errors': helper(seed)}\n", 2)
+    assert errors() == 4
+    run_cell("def helper(seed):\n    return seed + 2\n", 3)
+    assert errors() == 5
+    run_cell("def helper(seed):\n    return seed + 1\n", 4)
+    assert errors() == 4
+    assert len(results(tmp_path)) == 2
+
+
 def test_another_version_of_pytorch_runs_again(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ran({"a": scratch}, data, tmp_path) == 2
     monkeypatch.setattr(torch, "__version__", "99.0")
@@ -445,7 +564,7 @@ def test_with_a_cache_options_that_have_no_order_are_refused(data: Data, tmp_pat
 
 def test_a_cache_that_cannot_be_written_is_named_before_anything_runs(data: Data, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 5000), tmp_path / "a\0b"):
         with pytest.raises(ValueError, match=rf"nothing can be written to {folder} \(.*\); give another folder"):
             compare({"a": scratch}, data, seeds=[0], cache=folder, progress=False)
     assert not RUNS

@@ -687,7 +687,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(tiny_split: MakeSplit, parts: int)
 def test_a_batch_smaller_than_its_parts_is_refused(tiny_split: MakeSplit) -> None:
     with pytest.raises(ValueError, match=r"a batch of 2 samples cannot be cut into 3 parts.*drop_last=True"):
         quietly(network(), cross_entropy, tiny_split(12), epochs=1, accumulate=3)
-    beside = Paired(tiny_split(12), tiny_split(7))
+    beside = Paired(tiny_split(10), tiny_split(7))  # batches of 5 and 5 beside 5 and 2
     with pytest.raises(ValueError, match=r"a batch of 2 samples cannot be cut into 3 parts"):
         quietly(network(), cross_entropy, beside, epochs=1, accumulate=3)
 

@@ -64,8 +64,8 @@ temperature_softmax = Exercise(
         "these are logarithms of probabilities; leave the logarithm out.": lambda z, T: (z / T).log_softmax(1),
         "the exponentials of z / T are right; now divide each row by its sum.": lambda z, T: (z / T).exp(),
         OVERFLOW: lambda z, T: _normalised((z / T).exp()),
-        "right for mild logits, but at T = 0.01 clipping makes 3000 and 2999 alike: subtract each row's maximum of z / T "
-        "instead.": (
+        "right for mild logits, but at T = 0.01 clipping makes 3000 and 2999 alike: subtract each row's maximum of "
+        "z / T instead.": (
             *(lambda z, T, limit=limit: _normalised((z / T).clamp(-limit, limit).exp()) for limit in (50, 80, 88, 700)),
             *(lambda z, T, limit=limit: _normalised((z / T).clamp(max=limit).exp()) for limit in (50, 80, 88, 700)),
         ),

@@ -148,7 +148,7 @@ vertex_cosine = Exercise(
     task="`submission(first, vertex, second)`, (N, D) each, is the cosine of the angle at the vertex, (N,).",
     inputs=[
         Given(POINTS[[0, 1, 2, 3]], POINTS[[3, 4, 0, 1]], POINTS[[2, 0, 4, 4]]),
-        Given(POINTS[:4] / 100, POINTS[[3, 4, 0, 1]] / 100, POINTS[[2, 0, 4, 4]] / 100, otherwise=SHORT_ARMS),
+        Given(POINTS[:4] / 30, POINTS[[3, 4, 0, 1]] / 30, POINTS[[2, 0, 4, 4]] / 30, otherwise=SHORT_ARMS),
         Given(HERE, HERE, THERE, otherwise=NO_ARM),
         Given(THERE, HERE, HERE, otherwise=NO_ARM),
     ],

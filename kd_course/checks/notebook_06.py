@@ -42,8 +42,8 @@ mean_probabilities = Exercise(
         "this is the mean of the logits: neither softmax nor the right order. Softmax first, then the mean.": (
             lambda z: z.mean(0)
         ),
-        "you add the logits up: that sharpens a geometric mean, another ensemble. Take each member's softmax first, then "
-        "the mean.": lambda z: z.sum(0).softmax(1),
+        "you add the logits up: that sharpens a geometric mean, another ensemble. Take each member's softmax first, "
+        "then the mean.": lambda z: z.sum(0).softmax(1),
         "this is the product of the probabilities to the power 1/M, a geometric mean (and it does not sum to 1); "
         "add the probabilities and divide by M.": lambda z: z.softmax(2).prod(0) ** (1 / len(z)),
         "these are sums over the members; divide by their number, so that each row sums to 1.": (

@@ -85,7 +85,7 @@ def as_images(images: Any) -> Tensor:
             f"images must be (N, C, H, W) or (N, H, W), not of shape {tuple(table.shape)}; one image needs its [None], "
             "a table of pixels a reshape(N, C, H, W)"
         )
-    if table.shape[-1] in (1, 3, 4) and (table.ndim == 3 or table.shape[1] not in (1, 3, 4)):
+    if table.shape[-1] in (1, 3, 4) and table.shape[1] not in (1, 3, 4):
         fix = "permute(0, 3, 1, 2)" if table.ndim == 4 else "permute(2, 0, 1)[None], if it is one image"
         raise ValueError(
             f"images of shape {tuple(table.shape)} look as if their channels were last, and (N, C, H, W) is expected; "

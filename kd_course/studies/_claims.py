@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from numbers import Number
 from typing import TYPE_CHECKING
 
 from kd_course.evaluation import Interval, paired_difference
@@ -31,6 +32,7 @@ def select(runs: pd.DataFrame, columns: Selection) -> pd.DataFrame:
         columns: names of columns with one value each; with none, all runs.
 
     Raises:
+        TypeError: no table of runs, or no columns with their values.
         ValueError: a column that is not there, or values that no run has.
 
     >>> import pandas as pd
@@ -38,6 +40,12 @@ def select(runs: pd.DataFrame, columns: Selection) -> pd.DataFrame:
     >>> select(runs, {"method": "KD", "labels": 300})["errors"].tolist()
     [5]
     """
+    if not hasattr(runs, "columns") or not isinstance(columns, Mapping):
+        raise TypeError(
+            f"a selection takes a table of runs and a dict of columns, not {_kind(runs)} and {_kind(columns)}"
+        )
+    if several := {name: value for name, value in columns.items() if not isinstance(value, Plain | Number)}:
+        raise TypeError(f"a selection has one plain value for each column, not {several}")
     if missing := [name for name in columns if name not in runs]:
         raise ValueError(f"no column {missing} in these runs; there are: {list(runs)}")
     found = runs
@@ -53,6 +61,10 @@ BETTER |= dict.fromkeys(("accuracy", "macro_f1", "agreement"), "higher")
 """Which is better, a lower or a higher number, in the metrics of the course."""
 
 
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
 def by_seed(runs: pd.DataFrame, metric: str, columns: Selection) -> pd.Series:
     """The numbers of one recipe, in the order of their seeds.
 
@@ -64,9 +76,11 @@ def by_seed(runs: pd.DataFrame, metric: str, columns: Selection) -> pd.Series:
     Raises:
         ValueError: no such metric, or columns that belong to no recipe or to several.
     """
-    if metric not in runs:
-        raise ValueError(f"no column {metric!r} in these runs; there are: {list(runs)}")
     found = select(runs, columns)
+    if metric not in list(runs):
+        raise ValueError(f"no column {metric!r} in these runs; there are: {list(runs)}")
+    if found[metric].dtype.kind not in "biuf":
+        raise ValueError(f"the column {metric!r} has no numbers, and cannot be a metric")
     if found["recipe"].nunique() > 1:
         raise ValueError(f"{dict(columns)} are the columns of several recipes: {sorted(set(found['recipe']))}")
     return found.set_index("seed")[metric].sort_index()
@@ -80,9 +94,14 @@ def paired(first: pd.Series, second: pd.Series) -> Interval:
         second: the same for what is subtracted.
 
     Raises:
+        TypeError: no series.
         ValueError: the two have different seeds or other orders of them, a seed between two others is missing, or a
             seed has no number.
     """
+    if not (hasattr(first, "sort_index") and hasattr(second, "sort_index")):
+        raise TypeError(
+            f"pairs are made of two series by seed, as from by_seed, not {_kind(first)} and {_kind(second)}"
+        )
     seeds, others = list(first.index), list(second.index)
     if seeds != others:
         raise ValueError(f"pairs need the same seeds in the same order, not {seeds} and {others}")
@@ -106,11 +125,13 @@ def improvement(
         better: "lower" or "higher"; if None, what :data:`BETTER` says of this metric.
 
     Raises:
-        ValueError: a metric of which nobody says which way is better, columns of no recipe or of several, or two
-            recipes that ran with different seeds.
+        ValueError: a metric of which nobody says which way is better, columns of no recipe or of several, one recipe
+            twice, or two that ran with different seeds.
     """
     if (better := better or BETTER.get(metric)) not in ("lower", "higher"):
         raise ValueError(f"say whether a lower or a higher {metric!r} is better, with better='lower' or 'higher'")
+    if select(runs, method).index.equals(select(runs, baseline).index):
+        raise ValueError(f"{dict(method)} and {dict(baseline)} are one recipe, which cannot improve on itself")
     method, baseline = by_seed(runs, metric, method), by_seed(runs, metric, baseline)
     return paired(baseline, method) if better == "lower" else paired(method, baseline)
 
@@ -195,7 +216,10 @@ class Analysis:
         Raises:
             KeyError: no claim has it.
         """
-        return {claim.key: claim for claim in self.claims}[key]
+        claims = {claim.key: claim for claim in self.claims}
+        if key not in claims:
+            raise KeyError(f"no claim {key!r}; there are: {', '.join(claims)}")
+        return claims[key]
 
 
 def verdicts(analysis: Analysis, runs: pd.DataFrame | None, *, family: str | None = None) -> pd.DataFrame:
@@ -208,9 +232,14 @@ def verdicts(analysis: Analysis, runs: pd.DataFrame | None, *, family: str | Non
 
     Returns:
         One row per claim: ``key``, ``claim``, ``estimate`` (mean ± half the 95 % interval), ``seeds``, ``verdict``.
+
+    Raises:
+        ValueError: no claim is of this family.
     """
     import pandas as pd
 
+    if family is not None and family not in (families := {claim.family for claim in analysis.claims} - {""}):
+        raise ValueError(f"no family {family!r} of claims; there are: {', '.join(sorted(families)) or 'none'}")
     rows = [
         {
             "key": claim.key,

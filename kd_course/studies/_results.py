@@ -8,7 +8,7 @@ import multiprocessing
 import platform
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -75,7 +75,7 @@ def run(
             raise ValueError(f"{what} must be a whole number, 1 or more, not {value!r}")
     folder = Path(folder).expanduser() if folder else shipped("results", *([".fast"] if fast else []))
     path = folder / f"{name}.json"
-    before = _read(name, folder) if path.exists() else {}
+    before = _read(name, folder) if _is_there(path) else {}
     if seeds < (measured := len(before.get("seeds", []))):
         raise ValueError(
             f"{path} has {measured} seeds and would lose some with {seeds}: ask for {measured} or more, or delete it"
@@ -228,10 +228,16 @@ def _check_name(name: str) -> None:
         raise ValueError(f"no study {name!r}; there are: {', '.join(STUDIES)}")
 
 
+def _is_there(path: Path) -> bool:
+    with suppress(OSError, ValueError):  # a path that is too long, or none at all
+        return path.exists()
+    return False
+
+
 def _read(name: str, folder: Path | None) -> dict:
     _check_name(name)
     path = (Path(folder).expanduser() if folder else shipped("results")) / f"{name}.json"
-    if not path.exists():
+    if not _is_there(path):
         raise FileNotFoundError(f"{path} is not there: run the study with 'make studies STUDY={name}'")
     fix = (
         f"restore it with 'git checkout -- {path}', reinstall the course, or run 'make studies STUDY={name}' without it"

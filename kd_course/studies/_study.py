@@ -33,17 +33,21 @@ class Study(Analysis):
         arms: by name.
 
     Raises:
-        ValueError: two arms with the same columns, or columns that other arms do not have.
+        ValueError: no arms, two with the same columns, columns that other arms do not have, or a value not plain.
     """
 
     load: Callable[[], Data]
     arms: Mapping[str, Arm]
 
     def __post_init__(self) -> None:
+        if not self.arms or not all(isinstance(arm, Arm) for arm in self.arms.values()):
+            raise ValueError("a study needs arms by name, each an Arm(recipe, columns)")
         named = [tuple(arm.columns) for arm in self.arms.values()]
         if len(set(named)) > 1 or {"recipe", "seed", "seconds"} & {name for columns in named for name in columns}:
             raise ValueError(f"every arm needs the same columns, beside recipe, seed and seconds, not {set(named)}")
         values = [tuple(arm.columns.values()) for arm in self.arms.values()]
+        if odd := [value for row in values for value in row if not isinstance(value, Plain)]:
+            raise ValueError(f"the columns {named[0]} must have plain values, not {odd[0]!r}")
         if len(set(values)) < len(values):
             raise ValueError(f"the columns {named[0]} must have other values for every arm, not {values}")
 

@@ -37,6 +37,8 @@ def test_another_right_way_is_accepted(exercise: Exercise, submission: Callable)
         (compression_ratio, lambda teacher, student: max(1.0, _ratio(teacher, student)), "ratio below 1"),
         (compression_ratio, lambda teacher, student: f"{_ratio(teacher, student):.1f} times", "not str"),
         (error_reduction, lambda before, after: 0.5, "a quarter less"),
+        (error_reduction, lambda before, after: round((before - after) / before, 2), "rounded"),
+        (error_reduction, lambda before, after: round((before - after) / before, 4), "from 610 to 433 errors"),
         (error_reduction, lambda before, after: (before - after) / max(before, after), "right for a gain"),
         (error_reduction, lambda before, after: f"{1 - after / before:.0%}", "not str"),
     ],

@@ -47,6 +47,7 @@ def test_another_right_way_is_accepted(exercise: Exercise, submission: Callable)
         (hint_loss, lambda s, t: 0.5 * (s - t).square().sum((1, 2, 3)).mean(), "IndexError"),
         (trained_together, lambda s, r: nn.ModuleList([s[:-1], r]), "the student is not in your module"),
         (trained_together, lambda s, r: r.requires_grad_(False), "none may be frozen"),
+        (trained_together, lambda s, r: s.add_module("regressor", r) or s, "changed what it was given"),
         (attention_map, lambda f: losses.attention_map(f).view(3, 2, 3), "shape (3, 2, 3)"),
         (attention_map, lambda f: losses.attention_map(f, power=4), "compare with the formula"),
         (attention_map, lambda f: F.normalize((f.square() + 0.1).sum(1).flatten(1), dim=1), "compare with the formula"),

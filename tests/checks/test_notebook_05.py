@@ -33,6 +33,11 @@ def vertex_by_einsum(first: Tensor, vertex: Tensor, second: Tensor) -> Tensor:
     return torch.einsum("nd,nd->n", *arms).float()
 
 
+def vertex_with_a_number_below(first: Tensor, vertex: Tensor, second: Tensor, number: float) -> Tensor:
+    left, right = first - vertex, second - vertex
+    return (left * right).sum(1) / (left.norm(dim=1) * right.norm(dim=1) + number)
+
+
 def vertex_with_one_arm_repaired(first: Tensor, vertex: Tensor, second: Tensor) -> Tensor:
     left = first - vertex
     left = (left / left.norm(dim=1, keepdim=True)).nan_to_num(0.0)
@@ -60,6 +65,7 @@ rows, centred = checks.gram_rows.solution, checks.centred_sp.solution
         (checks.relative_distances, relative_by_cdist),
         (checks.relative_distances, relative_in_loops),
         (checks.vertex_cosine, vertex_by_einsum),
+        (checks.vertex_cosine, lambda i, j, k: vertex_with_a_number_below(i, j, k, 1e-8)),
         (checks.vertex_cosine, lambda i, j, k: F.cosine_similarity(i - j, k - j, dim=1)),
         (checks.vertex_cosine, lambda i, j, k: F.cosine_similarity(j - i, j - k, dim=1)),
         (checks.gram_rows, rows_in_single_precision),
@@ -83,6 +89,8 @@ def test_a_right_answer_passes_in_every_spelling(exercise: Exercise, right: Subm
         (checks.relative_distances, lambda e: torch.from_numpy(relative(e.detach()).numpy()), NO_GRADIENT),
         (checks.relative_distances, lambda e: relative(torch.cat([e[:1].detach(), e[1:]])), WRONG_GRADIENT),
         (checks.vertex_cosine, lambda i, j, k: vertex(i, j, k) / 2, "compare with the hand calculation"),
+        (checks.vertex_cosine, lambda i, j, k: vertex_with_a_number_below(i, j, k, 1e-5), "too large"),
+        (checks.vertex_cosine, lambda i, j, k: vertex_with_a_number_below(i, j, k, 1e-6), "too large"),
         (checks.vertex_cosine, lambda i, j, k: vertex(i, j, k).detach(), NO_GRADIENT),
         (checks.vertex_cosine, lambda i, j, k: vertex(i, j, k.detach()), WRONG_GRADIENT),
         (checks.vertex_cosine, vertex_with_one_arm_repaired, NAN_GRADIENT),

@@ -82,11 +82,12 @@ def test_floats_stay_floats_and_batches_have_their_values(images: Any, kept: tor
 def test_grey_images_without_channels_get_one_and_other_inputs_stay_as_they_are() -> None:
     tokens = np.arange(12, dtype="i2").reshape(6, 2)
     split = Split.from_arrays(PIXELS[:, 0], tokens=tokens, spans=torch.ones(6, 2, 2), origin="x", indices=range(7, 13))
-    assert split.images.shape == (6, 1, 8, 10) and list(split.inputs) == ["images", "tokens", "spans"]
+    assert split.images.tolist() == PIXELS[:, :1].tolist() and list(split.inputs) == ["images", "tokens", "spans"]
     assert split.inputs["tokens"].dtype == torch.int16 and split.indices.tolist() == [7, 8, 9, 10, 11, 12]
     assert split.origin == "x"
     (batch,) = split.batches(6)
     assert batch.inputs["tokens"].dtype == torch.int64 and batch.inputs["spans"].dtype == torch.float32
+    assert not Split.from_arrays(np.zeros((2, 4, 4), "u1")).images.any()  # black is no reason to refuse
     alone = Split.from_arrays(tokens=tokens.astype("f8"))
     assert list(alone.inputs) == ["tokens"] and alone.inputs["tokens"].dtype == torch.float32
     with pytest.raises(AttributeError, match=r"no images here, only tokens: use inputs\[…\]"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -162,8 +163,9 @@ def test_what_a_transform_must_not_return_is_named(transform: Callable, per_imag
 
 def test_only_a_split_with_images_and_without_tables_can_be_augmented() -> None:
     taught = samples().with_teacher(torch.zeros(11, 2)).with_features({"stage1": torch.zeros(11, 1)})
-    with pytest.raises(ValueError, match=r"tables \(logits, stage1\) are about the images before.*run a Teacher"):
-        Augmented(taught, jitter)
+    for split, names in ((taught, "logits, stage1"), (replace(taught, teacher=taught.teacher_features), "stage1")):
+        with pytest.raises(ValueError, match=rf"tables \({names}\) are about the images before.*run a Teacher"):
+            Augmented(split, jitter)
     with pytest.raises(ValueError, match="there are no images to change, only tokens"):
         Augmented(Split.from_arrays(tokens=[[1], [2]]), jitter)
     for arguments in ((Noise(3, (1,)), jitter), (Augmented(samples(), jitter), jitter), (samples(), None)):

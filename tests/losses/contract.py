@@ -304,6 +304,12 @@ def is_exact_in_float32_where_student_and_teacher_are_near(case: Case) -> None:
             options = {} if temperature is None else {"temperature": temperature}
             value = case(near, second, *rest, **options)
             assert value >= 0
+            if temperature in (None, 1.0, 20.0):
+                fixed = replace(case, options={**case.options, **options})
+                _, gradients = value_and_gradients(fixed, (near, second, *rest))
+                _, exact = value_and_gradients(fixed, cast((near, second, *rest), torch.float64))
+                for found, expected in zip(gradients, exact, strict=True):
+                    assert_close(found.double(), expected, rtol=0, atol=1e-2 * float(expected.abs().max()))
             assert_close(
                 value.double(), case(*cast((near, second, *rest), torch.float64), **options), rtol=1e-3, atol=0
             )

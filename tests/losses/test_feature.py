@@ -679,10 +679,11 @@ def test_a_width_alone_is_the_shape_of_a_vector() -> None:
 @pytest.mark.parametrize("power", [3, 12, 40])
 def test_a_steep_attention_map_of_huge_and_tiny_features_is_that_of_ordinary_ones(power: float) -> None:
     feature = normal(2, 3, 4, 4).float()
+    expected = attention_map(feature, power=power)
     for size in (1e-20, 1e4, 1e15):
-        assert_close(
-            attention_map(size * feature, power=power), attention_map(feature, power=power), rtol=1e-4, atol=1e-6
-        )
+        one_of_two = torch.stack([size * feature[0], feature[1]])  # each sample has a size of its own
+        for each in (size * feature, one_of_two):
+            assert_close(attention_map(each, power=power), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_layer_losses_in_a_tensor_are_added_too() -> None:

@@ -321,6 +321,14 @@ def test_rkd_angle_of_128_samples_fits_in_512_megabytes() -> None:
     assert 3 * 8 < peak < 512  # at the least both cosines and their difference, 8 MB each, were there at once
 
 
+def test_pkt_is_exact_in_float32_where_little_differs() -> None:
+    """Two samples whose similarity is 1 - 0.8, and a student that has it larger by 0.44 %."""
+    sides = [torch.tensor([[1.0, 0.0], [c, math.sqrt(1 - c * c)]]) for c in (0.2 * math.exp(0.0044) - 1, -0.8)]
+    assert pkt_loss(*sides).item() == pytest.approx(oracles.pkt(*(side.double() for side in sides)), rel=6e-4)
+    twins = sides[1].repeat(64, 1)
+    assert pkt_loss(twins + 1e-5 * normal(128, 2).float(), twins) >= 0
+
+
 # Deliberate breaks: the mistakes that tutorials and libraries repeat. Each runs, each returns a number, and each fails
 # the property beside it.
 

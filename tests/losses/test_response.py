@@ -250,7 +250,32 @@ def test_the_value_is_exact_in_float32_however_near_the_teacher_is(gap: float, t
         kd_loss(student, teacher, None, temperature=temperature, alpha=1),
     ):
         assert value.dtype == torch.float32
-        assert value.item() == pytest.approx(expected, rel=1e-3)
+        assert value.item() == pytest.approx(expected, rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        pytest.param([0.0, -2.2 + 0.0044], [0.0, -2.2], id="the third cumulant counts"),
+        pytest.param([0.0, -2.2 + 0.05], [0.0, -2.2], id="and the fourth"),
+        pytest.param([0.0, -12.0, -16.0], [0.0, -14.0, -14.0], id="all is in the tail"),
+        pytest.param([0.0, -14.0, -14.0], [0.0, -12.0, -16.0], id="all is in the tail, turned round"),
+        pytest.param([0.0, -90.0, -14.0], [0.0, -16.0, -14.0], id="a class that the student excludes"),
+        pytest.param([0.0, -16.0, -14.0], [0.0, -120.0, -14.0], id="a class that the teacher excludes"),
+    ],
+)
+def test_next_to_nothing_has_four_digits_too(student: list[float], teacher: list[float]) -> None:
+    pair = torch.tensor([student]), torch.tensor([teacher])
+    expected = mean_of_exact_divergences(*pair, 1.0)
+    assert 0 < expected < 3e-4
+    assert soft_target_loss(*pair, temperature=1).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("shift", [5.0, -40.0, 4096.0])
+def test_a_constant_on_a_row_costs_exactly_nothing_in_float32(shift: float) -> None:
+    teacher = torch.tensor([[2.0, 0.0, -1.0], [0.5, 7.0, 3.0]])
+    for temperature in (1, 4, 7.3, 1e3):
+        assert soft_target_loss(teacher + shift, teacher, temperature=temperature) == 0
 
 
 def mean_of_exact_divergences(student: Tensor, teacher: Tensor, temperature: float) -> float:
@@ -311,11 +336,21 @@ def test_a_class_that_only_the_teacher_masks_pulls_the_student_off_it() -> None:
     assert own.grad.isfinite().all() and own.grad[0, 2] == 0
 
 
+def test_what_the_student_gives_to_a_masked_class_is_missing_elsewhere() -> None:
+    student, teacher = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[1.0, 2.0, -math.inf]])
+    expected = -math.log(1 - student.softmax(1)[0, 2].item())
+    assert soft_target_loss(student, teacher, temperature=1).item() == pytest.approx(expected, rel=1e-6)
+    assert logit_mse_loss(student, teacher) == logit_mse_loss(teacher, student) == math.inf
+    one_more = student.index_fill(1, torch.tensor([2]), -math.inf), teacher.index_fill(1, torch.tensor([0]), -math.inf)
+    assert logit_mse_loss(*one_more) == logit_mse_loss(*reversed(one_more)) == math.inf
+
+
 def test_a_class_that_only_the_student_masks_costs_infinitely_much_and_pulls_all_the_same() -> None:
     student, teacher = torch.tensor([[2.0, 1.0, -math.inf]]), torch.tensor([[1.0, 2.0, 0.0]])
-    assert soft_target_loss(student, teacher, temperature=1) == math.inf
-    found = gradient(soft_target_loss, student, teacher, temperature=1)
-    assert_close(found, student.softmax(1) - teacher.softmax(1))
+    for temperature in (1, torch.ones(1)):
+        assert soft_target_loss(student, teacher, temperature=temperature) == math.inf
+        found = gradient(soft_target_loss, student, teacher, temperature=temperature)
+        assert_close(found, student.softmax(1) - teacher.softmax(1))
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -339,6 +374,24 @@ def test_dkd_is_exact_in_float32_where_little_differs(temperature: float) -> Non
         value = dkd_loss(student, teacher, labels, temperature=temperature, **weights).item()
         exact = dkd_loss(student.double(), teacher.double(), labels, temperature=temperature, **weights).item()
         assert value == pytest.approx(exact, rel=1e-3)
+
+
+def test_the_halves_of_dkd_are_divergences_of_their_own_to_the_last_digits() -> None:
+    student, teacher = torch.tensor([[0.0, -2.2 + 0.0044, 1.0]]), torch.tensor([[0.0, -2.2, 1.0]])
+    found = dkd_loss(student, teacher, torch.tensor([2]), alpha=0, beta=1, temperature=1)
+    assert found.item() == pytest.approx(mean_of_exact_divergences(student[:, :2], teacher[:, :2], 1.0), rel=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1e6])
+def test_probability_mse_is_differentiable_in_both_arguments_wherever_it_is_small(temperature: float) -> None:
+    student, teacher = (each.requires_grad_() for each in near(4, 5, 0.02))
+    probability_mse_loss(student, teacher, temperature=temperature).backward()
+    exact = [each.detach().double().requires_grad_() for each in (student, teacher)]
+    probability_mse_loss(*exact, temperature=temperature).backward()
+    for found, expected in zip((student, teacher), exact, strict=True):
+        tolerance = 1e-2 * float(expected.grad.abs().max())
+        assert tolerance > 0
+        assert_close(found.grad.double(), expected.grad, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-3, 2.0])
@@ -560,6 +613,12 @@ def test_a_regression_student_ahead_of_its_teacher_by_the_margin_is_left_alone()
     assert found[0] == 0 and found[1] == pytest.approx(2.0)
 
 
+def test_a_student_ahead_by_exactly_the_margin_is_left_alone() -> None:
+    student, teacher, targets = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.zeros(1, 1)
+    assert regression_kd_loss(student, teacher, targets, margin=3.0) == 0
+    assert regression_kd_loss(student, teacher, targets, margin=3.1) == 1
+
+
 def test_the_margin_judges_each_sample_by_itself() -> None:
     student, teacher, targets = torch.tensor([1.0, 10.0]), torch.tensor([5.0, 0.0]), torch.zeros(2)
     column = regression_kd_loss(student[:, None], teacher[:, None], targets[:, None], margin=0.0)
@@ -657,6 +716,12 @@ def test_dist_lies_between_0_and_2_per_term() -> None:
     student = torch.tensor([[0.0, 5.0], [5.0, 0.0]], dtype=torch.float64)
     assert dist_loss(student, student.flip(1), beta=1, gamma=0, temperature=1).item() == pytest.approx(2)
     assert dist_loss(student, student.flip(1), beta=0, gamma=1, temperature=1).item() == pytest.approx(2)
+
+
+def test_what_does_not_vary_is_not_correlated() -> None:
+    flat, teacher = torch.zeros(3, 4), near(3, 4, 0.0)[1]
+    for pair in ((flat, teacher), (teacher, flat), (flat, flat)):
+        assert dist_loss(*pair, beta=1, gamma=0, temperature=1) == dist_loss(*pair, beta=0, gamma=1, temperature=1) == 1
 
 
 def test_dist_stays_finite_without_spread() -> None:

@@ -134,7 +134,8 @@ def disturb(work: str, count: int, longest: float) -> tuple[int, list[Path]]:
         if number % 10 == 0:
             folders.append(Path(tempfile.mkdtemp(prefix=f"killed-{work}-")))
         # Where the first process alone is killed, its helpers live on for a while and share the work of the next.
-        hits += kill_while(work, folders[-1], moments.uniform(0, longest), helpers_too=moments.random() < 0.7)
+        after = moments.uniform(0, longest) if number else 0  # the first is sure to meet a run
+        hits += kill_while(work, folders[-1], after, helpers_too=moments.random() < 0.7)
     return hits, folders
 
 
@@ -147,7 +148,9 @@ def main(count: int) -> None:
         expected = finish(work, folder)
         hits, folders = disturb(work, count, (time.monotonic() - begun) / 2)
         same = sum(finish(work, where) == expected for where in folders)
-        print(f"{work}: {count} kills, {hits} while it ran; {same} of {len(folders)} resumed to the same bits", flush=True)
+        print(
+            f"{work}: {count} kills, {hits} while it ran; {same} of {len(folders)} resumed to the same bits", flush=True
+        )
     hits, folders = disturb("write", count, 0.1)
     files = [where / "file.json" for where in folders if (where / "file.json").exists()]
     whole = sum(read_sealed(file, fix="") in WRITTEN for file in files)

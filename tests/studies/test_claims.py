@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from imagined import imagined
 
 from kd_course import studies
-from kd_course.evaluation import Interval, paired_difference
+from kd_course.data import Data
+from kd_course.evaluation import Interval, evaluate_logits, paired_difference
 from kd_course.studies import (
     Analysis,
     Arm,
@@ -22,7 +25,7 @@ from kd_course.studies import (
     select,
     verdicts,
 )
-from kd_course.studies._claims import paired
+from kd_course.studies._claims import BETTER, paired
 
 RUNS = pd.DataFrame(
     [{"recipe": "KD", "method": "KD", "labels": 300, "seed": seed, "errors": 10 * seed} for seed in (2, 0, 1)]
@@ -61,6 +64,105 @@ def test_an_improvement_is_paired_by_seed_and_positive_where_the_method_is_small
     found = improvement(RUNS, "errors", method={"method": "KD"}, baseline={"method": "scratch"})
     assert found.mean == pytest.approx(6) and found.n == 3
     assert found.half_width == pytest.approx(2.484, abs=1e-3)  # 5, 6, 7: t(2) = 4.303 times 1/√3
+
+
+SIDES = {"method": {"method": "KD"}, "baseline": {"method": "scratch"}}
+
+
+def test_an_improvement_knows_which_way_is_better() -> None:
+    runs = RUNS.assign(accuracy=-RUNS["errors"], mine=RUNS["errors"])
+    fewer = improvement(RUNS, "errors", **SIDES)
+    assert improvement(runs, "accuracy", **SIDES) == fewer
+    assert improvement(runs, "mine", better="lower", **SIDES) == fewer
+    assert improvement(runs, "mine", better="higher", **SIDES).mean == -fewer.mean
+    assert improvement(runs, "errors", better="higher", **SIDES).mean == -fewer.mean
+
+
+@pytest.mark.parametrize("better", [None, "more", "", "Lower", True])
+def test_a_metric_without_a_direction_is_refused(better: object) -> None:
+    runs = RUNS.assign(mine=RUNS["errors"])
+    with pytest.raises(
+        ValueError, match="say whether a lower or a higher 'mine' is better, with better='lower' or 'hi"
+    ):
+        improvement(runs, "mine", better=better, **SIDES)
+
+
+def test_every_metric_of_the_course_has_a_direction(digits: Data) -> None:
+    logits = torch.zeros(len(digits.test), 10)
+    measured = evaluate_logits(logits, digits.test.with_teacher(logits))
+    directions = {name: BETTER[name] for name in measured}
+    higher = {name for name, way in directions.items() if way == "higher"}
+    assert higher == {"accuracy", "macro_f1", "agreement"} & set(measured)
+
+
+def test_a_metric_that_nobody_measured_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no column 'nll' in these runs; there are: \['recipe', "):
+        by_seed(RUNS, "nll", {"method": "KD"})
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ("KD", "a selection takes a table of runs and a dict of columns, not DataFrame and str"),
+        (None, "not DataFrame and NoneType"),
+        ({"labels": [300, 100]}, r"one plain value for each column, not {'labels': \[300, 100\]}"),
+        ({"labels": None}, "one plain value for each column"),
+    ],
+)
+def test_a_selection_that_is_none_is_refused(columns: object, says: str) -> None:
+    for choose in (select, lambda runs, chosen: by_seed(runs, "errors", chosen)):
+        with pytest.raises(TypeError, match=says):
+            choose(RUNS, columns)
+
+
+def test_a_selection_of_something_else_than_runs_is_refused() -> None:
+    for runs in (None, [1], {"method": ["KD"]}):
+        with pytest.raises(TypeError, match=f"not {type(runs).__name__} and dict"):
+            select(runs, {"method": "KD"})
+
+
+def test_words_are_no_metric() -> None:
+    with pytest.raises(ValueError, match="the column 'method' has no numbers"):
+        by_seed(RUNS, "method", {"method": "KD"})
+    with pytest.raises(
+        TypeError, match="a selection takes a table of runs and a dict of columns, not DataFrame and str"
+    ):
+        by_seed(RUNS, {"method": "KD"}, "errors")
+
+
+def test_a_recipe_cannot_improve_on_itself() -> None:
+    with pytest.raises(ValueError, match="are one recipe, which cannot improve on itself"):
+        improvement(RUNS, "errors", method={"method": "KD"}, baseline={"recipe": "KD", "labels": 300})
+
+
+@pytest.mark.parametrize("numbers", [[1.0, 2.0], np.ones(2), None, {0: 1.0}])
+def test_pairs_are_made_of_series(numbers: object) -> None:
+    series = pd.Series([1.0, 2.0])
+    for pair in ((numbers, series), (series, numbers)):
+        with pytest.raises(TypeError, match="pairs are made of two series by seed, as from by_seed, not "):
+            paired(*pair)
+
+
+def test_a_family_without_claims_and_a_claim_that_is_not_there_are_named() -> None:
+    study = studies.study("league")
+    with pytest.raises(ValueError, match=r"no family 'features' of claims; there are: .*feature"):
+        verdicts(study, None, family="features")
+    with pytest.raises(KeyError, match=r"no claim 'nope'; there are: .*hints_beats_kd, "):
+        study.claim("nope")
+
+
+@pytest.mark.parametrize(
+    ("arms", "says"),
+    [
+        ({}, r"a study needs arms by name, each an Arm\(recipe, columns\)"),
+        ({"a": print}, r"a study needs arms by name, each an Arm\(recipe, columns\)"),
+        ({"a": Arm(print, {"x": [1]}), "b": Arm(print, {"x": [2]})}, r"must have plain values, not \[1\]"),
+        ({"a": Arm(print, {"x": None}), "b": Arm(print, {"x": 1})}, "must have plain values, not None"),
+    ],
+)
+def test_a_study_refuses_arms_that_are_none(arms: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Study(question="?", load=print, arms=arms, table=print, figure=print, claims=(), limitations="None.")
 
 
 def test_an_improvement_needs_the_same_seeds() -> None:
@@ -122,8 +224,9 @@ def test_a_claim_with_a_lost_seed_is_refused(name: str, key: str) -> None:
 
 @pytest.mark.parametrize(
     "columns",
-    [({"T": 1}, {"T": 1}), ({"T": 1}, {"width": 1}), ({"T": 1}, {"T": 2, "width": 1}), ({"seed": 1}, {"seed": 2})],
-    ids=["the same values", "other columns", "more columns", "a column that every run has"],
+    [({"T": 1}, {"T": 1}), ({"T": 1}, {"width": 1}), ({"T": 1}, {"T": 2, "width": 1})]
+    + [({name: 1}, {name: 2}) for name in ("recipe", "seed", "seconds")],
+    ids=["the same values", "other columns", "more columns", "recipe", "seed", "seconds"],
 )
 def test_a_study_refuses_columns_that_do_not_identify_its_recipes(columns: tuple[dict, dict]) -> None:
     arms = {str(number): Arm(print, each) for number, each in enumerate(columns)}

@@ -400,7 +400,7 @@ def test_a_result_file_that_cannot_be_written_stays_as_it_was(result: Path, monk
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(log: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 5000)):
         with pytest.raises(ValueError, match=rf"nothing can be written to {folder} \(.*\); give another folder"):
             studies.run("toy", fast=True, workers=2, folder=folder, progress=False)
     assert not log.exists() and not multiprocessing.active_children()
