@@ -5,9 +5,9 @@ The package is small enough to read in an afternoon. A file imports only from th
     7  checks  studies                what notebooks and maintainers add: exercises' checks; hours of training
     6  widgets  __main__              live controls, the pre-flight
     5  teachers  comparison  plots    teachers that ship; recipes side by side; figures
-    4  training  evaluation  ensembles  memo   one loop for every method; metrics and intervals; many teachers
-    3  checkpoint  inference          a training's state in a file; using a network without training it
-    2  losses  models  data           pure functions, networks, images in memory
+    4  training  evaluation  ensembles  _jobs   one loop for every method; metrics, intervals; many teachers
+    3  checkpoint  inference  memo    a training's state; using a network without training it; finished runs
+    2  losses  models  data  _engine   pure functions, networks, tables in memory; one process or several
     1  runtime  _definitions          device, random numbers, threads, shipped files; what a function means
     0  _validation  _terminal         what arguments must be; printing on any terminal
 

@@ -298,7 +298,9 @@ def network(model: nn.Module, what: str = "the model") -> nn.Module:
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         hint = "; call it to make a network of it" if isinstance(model, type) else ""
-        hint = "; put several into an nn.ModuleDict or nn.ModuleList" if isinstance(model, list | tuple | dict) else hint
+        hint = (
+            "; put several into an nn.ModuleDict or nn.ModuleList" if isinstance(model, list | tuple | dict) else hint
+        )
         raise TypeError(f"{what} must be a network, an nn.Module, not {kind}{hint}")
     return model
 

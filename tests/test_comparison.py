@@ -17,7 +17,7 @@ import pytest
 import scipy.stats
 import torch
 
-from kd_course import comparison
+from kd_course import _jobs, comparison
 from kd_course.comparison import compare, league
 from kd_course.data import Data, Split
 from kd_course.evaluation import mean_interval
@@ -89,7 +89,7 @@ def test_without_a_cache_nothing_is_remembered(data: Data, tmp_path: Path, monke
 
 def test_the_table_knows_how_long_each_run_took(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 10.5, 20.0, 22.0])
-    monkeypatch.setattr(comparison, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(_jobs, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     runs = compare({"a": scratch, "b": distilled}, data, seeds=[0], progress=False)
     assert runs.attrs["seconds"] == [0.5, 2.0]
 

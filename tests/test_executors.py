@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from kd_course import comparison
+from kd_course import _jobs, comparison
 from kd_course.comparison import compare
 from kd_course.data import Batch, Data, Split
 from kd_course.memo import package_checksum
@@ -190,7 +190,7 @@ def test_the_table_does_not_depend_on_the_order_in_which_runs_end(data: Data, mo
             each()
 
     clock = iter([0, 1, 10, 12, 20, 23, 30, 34])
-    monkeypatch.setattr(comparison, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(_jobs, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     runs = compare(recipes, data, seeds=(5, 2), executor=Waiting(4, backwards), progress=False)
     assert runs.attrs["seconds"] == [4, 3, 2, 1]
     same_table(runs, alone)

@@ -110,6 +110,16 @@ def test_each_patch_is_a_token_until_the_first_block_mixes_them() -> None:
     assert (touched(model, "stage1", row=9, column=21).sum(1) > 0).all()  # (49,)
 
 
+@pytest.mark.parametrize("mix", ["between_patches", "between_channels"])
+def test_a_mixer_block_adds_what_it_mixes_to_what_it_was_given(mix: str) -> None:
+    """With its last layer at 0, each of the two mixes leaves the tokens to the other one."""
+    block, tokens = MixerNet().stage1, torch.rand(2, 49, 64, generator=torch.Generator().manual_seed(0))
+    for name in ("between_patches", "between_channels"):
+        nn.init.zeros_(getattr(block, name)[-1].weight)
+        nn.init.constant_(getattr(block, name)[-1].bias, float(name == mix))
+    assert_close(block(tokens), tokens + 1)
+
+
 def test_a_depthwise_filter_keeps_channels_apart_and_a_pointwise_filter_mixes_them() -> None:
     depthwise, pointwise = (layer for layer in SeparableNet().stage2 if isinstance(layer, nn.Conv2d))
     features = torch.rand(1, 32, 14, 14, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -174,6 +184,14 @@ def test_digits_become_normalised_colour_images_of_the_given_size(size: int) -> 
 def test_enlarging_keeps_the_picture() -> None:
     found = backbone("mobilenet_v3_small", size=28).grey(IMAGES) * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     assert_close(found + torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), IMAGES.expand(-1, 3, -1, -1))
+
+
+def test_twice_as_large_a_picture_mixes_neighbours_three_to_one() -> None:
+    """Pixels are squares with a centre: the new ones lie a quarter of a pixel beside the old."""
+    grey = backbone("mobilenet_v3_small", size=56).grey
+    found = (grey(IMAGES) * grey.std + grey.mean)[:, 0]
+    first, second = IMAGES[:, 0, 0, 0], IMAGES[:, 0, 0, 1]
+    assert_close(found[:, 0, :3], torch.stack([first, 0.75 * first + 0.25 * second, 0.25 * first + 0.75 * second], 1))
 
 
 def no_network(*_: object, **__: object) -> None:

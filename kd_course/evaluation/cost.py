@@ -113,7 +113,7 @@ def _inputs(model: nn.Module, sample: Tensor | Sequence[int], batch_size: int) -
     if hasattr(sample, "shape"):  # a tensor or an array
         one = torch.as_tensor(sample)
     elif isinstance(sample, Sequence) and not isinstance(sample, str):
-        one = torch.zeros([whole(size, "a size in sample", least=1) for size in sample], dtype=torch.float32)
+        one = torch.zeros([whole(size, "a size in sample", least=1) for size in sample])
     else:
         raise TypeError(f"sample must be one sample or its shape, such as (1, 28, 28), not {sample!r}")
     if one.is_floating_point():

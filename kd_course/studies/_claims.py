@@ -125,13 +125,11 @@ def improvement(
         better: "lower" or "higher"; if None, what :data:`BETTER` says of this metric.
 
     Raises:
-        ValueError: a metric of which nobody says which way is better, columns of no recipe or of several, one recipe
-            twice, or two that ran with different seeds.
+        ValueError: a metric of which nobody says which way is better, columns of no recipe or of several, or two
+            recipes that ran with different seeds.
     """
     if (better := better or BETTER.get(metric)) not in ("lower", "higher"):
         raise ValueError(f"say whether a lower or a higher {metric!r} is better, with better='lower' or 'higher'")
-    if select(runs, method).index.equals(select(runs, baseline).index):
-        raise ValueError(f"{dict(method)} and {dict(baseline)} are one recipe, which cannot improve on itself")
     method, baseline = by_seed(runs, metric, method), by_seed(runs, metric, baseline)
     return paired(baseline, method) if better == "lower" else paired(method, baseline)
 

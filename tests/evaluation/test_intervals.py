@@ -159,6 +159,7 @@ def test_holm_by_hand_and_in_the_order_given():
     assert holm([0.6, 0.9]) == [1, 1]
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
+    assert holm([0.0, 1.0]) == [0, 1]
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, 1.0000001])

@@ -130,11 +130,6 @@ def test_words_are_no_metric() -> None:
         by_seed(RUNS, {"method": "KD"}, "errors")
 
 
-def test_a_recipe_cannot_improve_on_itself() -> None:
-    with pytest.raises(ValueError, match="are one recipe, which cannot improve on itself"):
-        improvement(RUNS, "errors", method={"method": "KD"}, baseline={"recipe": "KD", "labels": 300})
-
-
 @pytest.mark.parametrize("numbers", [[1.0, 2.0], np.ones(2), None, {0: 1.0}])
 def test_pairs_are_made_of_series(numbers: object) -> None:
     series = pd.Series([1.0, 2.0])
