@@ -16,4 +16,12 @@ is trained), ``inference`` (how a teacher is run), ``evaluation`` (how it turned
 luck); then whichever method you came for. ``checks`` and ``studies`` are annexes that nothing else imports.
 """
 
+import os
+import sys
+
 __version__ = "0.1.0"
+
+# A thread of OpenMP that waits for another spins, and on a shared core it spins in the other's way: a step on two
+# threads can take ten times as long as on one. Sleeping costs little on idle cores. PyTorch reads this as it loads.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

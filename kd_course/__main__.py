@@ -6,7 +6,9 @@ import argparse
 import importlib
 import importlib.metadata
 import platform
+import statistics
 import sys
+import time
 from collections.abc import Callable
 
 from kd_course._terminal import say
@@ -54,11 +56,37 @@ def _device() -> str:
 
 
 def _threads() -> str:
+    """How many there are, and what a training step takes on one and on all: more are slower where cores are shared."""
     import torch
 
     from kd_course.runtime import available_cores
 
-    return f"{torch.get_num_threads()} for PyTorch, on {available_cores()} available cores"
+    count = torch.get_num_threads()
+    here = f"{count} for PyTorch, on {available_cores()} available cores"
+    if count == 1:
+        return here
+    one, all_of_them = _steps_ms(1, count)
+    advice = "; set OMP_NUM_THREADS=1, which is faster here" if one < 0.9 * all_of_them else ""
+    return f"{here}; a training step takes {one:.0f} ms on 1, {all_of_them:.0f} ms on {count}{advice}"
+
+
+def _steps_ms(*counts: int, rounds: int = 7) -> list[float]:
+    """Median milliseconds of a student's training step on each number of threads, measured in turn."""
+    import torch
+
+    from kd_course.models import StudentNet
+    from kd_course.runtime import seeded, threads
+
+    with seeded(0):
+        model, images = StudentNet(), torch.rand(128, 1, 28, 28)
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count in counts:
+            with threads(count):
+                start = time.perf_counter()
+                model(images).logsumexp(1).mean().backward()
+                times[count].append(1000 * (time.perf_counter() - start))
+    return [statistics.median(times[count]) for count in counts]
 
 
 def _data() -> str:

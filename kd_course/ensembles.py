@@ -73,8 +73,6 @@ def average_probabilities(
     logits, weights = _checked(logits, weights)
     not_probabilities(logits, "member logits")
     temperature = softening(temperature, logits.shape[1])
-    logits, weights = _checked(logits, weights)
-    not_probabilities(logits, "member logits")
     log_weights = torch.where(weights > 0, weights, 1).log().masked_fill(weights == 0, -math.inf)  # 0, but never 0/0
     log_p = _floored(F.log_softmax(logits / temperature, dim=2))  # (M, N, C)
     return temperature * torch.logsumexp(log_weights[:, None, None] + log_p, dim=0)
@@ -135,7 +133,7 @@ def fit_weights(logits: Tensor, labels: Tensor, *, average: Average = "probabili
     """
     with torch.inference_mode(False):
         logits, labels = _with_labels(logits, labels)
-        logits = not_probabilities(logits, "member logits").double().clamp(min=-1e9)  # -∞ has no gradient
+        logits = not_probabilities(logits, "member logits").double()
         a = torch.zeros(len(logits), dtype=torch.float64, requires_grad=True)
         steps = whole(steps, "steps", least=1)
         optimizer = torch.optim.LBFGS([a], max_iter=steps, line_search_fn="strong_wolfe")

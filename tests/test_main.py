@@ -18,7 +18,7 @@ import pytest
 
 from kd_course import __main__ as pre
 from kd_course.__main__ import CHECKS, MINIMUM, Fault, preflight
-from kd_course.runtime import available_cores
+from kd_course.runtime import available_cores, threads
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["Python", "torch", "torchvision", "ipywidgets", "device", "threads", "data", "memory", "kernel"]
@@ -44,6 +44,26 @@ def fault(name: str) -> Fault:
     return caught.value
 
 
+@pytest.mark.parametrize(("all_of_them", "advised"), [(50, True), (40, False), (22, False)])
+def test_one_thread_is_advised_where_it_is_clearly_faster(
+    all_of_them: float, advised: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("kd_course.__main__._steps_ms", lambda *counts: [40, all_of_them])
+    with threads(2):
+        found = CHECKS["threads"]()
+    assert f"takes 40 ms on 1, {all_of_them} ms on 2" in found and ("OMP_NUM_THREADS=1" in found) == advised
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_waiting_threads_sleep_unless_the_user_decides(given: str | None):
+    """OpenMP's barriers spin, which makes two threads on a shared core ten times slower than one."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    code = "import kd_course, os; print(os.environ['OMP_WAIT_POLICY'])"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == (given or "PASSIVE")
+
+
 # --- every check passes on this machine -----------------------------------------------------------------------------
 
 
@@ -62,7 +82,12 @@ def test_what_the_checks_report():
     assert CHECKS["Python"]() == platform.python_version()
     assert CHECKS["torch"]() == torch.__version__
     assert CHECKS["device"]() == "cpu"
-    assert CHECKS["threads"]() == f"{torch.get_num_threads()} for PyTorch, on {available_cores()} available cores"
+    here = f"for PyTorch, on {available_cores()} available cores"
+    with threads(1):
+        assert CHECKS["threads"]() == f"1 {here}"
+    with threads(2):
+        assert CHECKS["threads"]().startswith(f"2 {here}; a training step takes ")
+        assert torch.get_num_threads() == 2  # as it was
     assert CHECKS["data"]().startswith("digits: train 1,000, validation 297, test 500")
     assert CHECKS["memory"]() == "8.0 GB available"
     assert "ipykernel " in CHECKS["kernel"]()

@@ -120,6 +120,12 @@ def test_a_mixer_block_adds_what_it_mixes_to_what_it_was_given(mix: str) -> None
     assert_close(block(tokens), tokens + 1)
 
 
+def test_the_embedding_of_a_mixer_is_the_mean_over_patches() -> None:
+    tokens = torch.rand(2, 49, 64, generator=torch.Generator().manual_seed(0))
+    embedding = MixerNet().embedding
+    assert_close(embedding(tokens), torch.stack([embedding[0](tokens[:, patch]) for patch in range(49)]).mean(0))
+
+
 def test_a_depthwise_filter_keeps_channels_apart_and_a_pointwise_filter_mixes_them() -> None:
     depthwise, pointwise = (layer for layer in SeparableNet().stage2 if isinstance(layer, nn.Conv2d))
     features = torch.rand(1, 32, 14, 14, generator=torch.Generator().manual_seed(0)).requires_grad_()

@@ -281,7 +281,7 @@ UNDRAWABLE = {
     "a batch as an image": (lambda ax: plots.draw_digit(ax, digits(2)), "one grey image"),
     "an empty image": (lambda ax: plots.draw_digit(ax, torch.zeros(1, 0, 28)), "one grey image"),
     "logits as bars": (lambda ax: plots.probability_bars(ax, torch.tensor([3.0, -1.0])), r"0 to 1.*softmax\(0\)"),
-    "large logits": (lambda ax: plots.probability_bars(ax, torch.tensor([3.0, 1.0])), "0 to 1"),
+    "large logits": (lambda ax: plots.probability_bars(ax, torch.tensor([1.01, 0.0])), "0 to 1"),
     "a table as bars": (lambda ax: plots.probability_bars(ax, torch.ones(2, 2)), r"\(C,\) numbers"),
     "no bars": (lambda ax: plots.probability_bars(ax, torch.ones(0)), r"\(C,\) numbers"),
     "NaN as a bar": (lambda ax: plots.probability_bars(ax, [NAN, 0.5]), "0 to 1"),

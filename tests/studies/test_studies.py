@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -21,10 +22,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from imagined import imagined
 
 from kd_course import memo, studies
-from kd_course.data import Data, load_data
+from kd_course.data import Data, Split, load_data
 from kd_course.runtime import shipped
 from kd_course.studies import Arm, Study, _results, _study
 
@@ -197,6 +199,27 @@ def test_a_token_training_sees_few_images(digits: Data) -> None:
     assert few.train.indices.tolist() == digits.train.sample(300, seed=0).indices.tolist()
     for images in (10**6, len(digits.train)):
         assert _study.at_most(images, digits).train is digits.train, "a small split stays as it is"
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_every_image_gets_the_answer_of_the_teacher_that_was_asked_for(
+    digits: Data, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    asked = []
+
+    def logits_of(split: Split, name: str) -> torch.Tensor:
+        asked.append(name)
+        return split.indices[:, None] * torch.ones(1, 10)
+
+    empty = replace(digits, validation=digits.validation.subset([]))
+    monkeypatch.setattr(_study, "teacher_logits", logits_of)
+    monkeypatch.setattr(_study, "load_data", lambda validation_size: empty if validation_size == 0 else digits)
+    data = _study.load_with_teacher(teacher="mlp", fast=fast)
+    for part in (data.train, data.validation, data.test):
+        assert part.teacher_logits[:, 0].tolist() == part.indices.tolist()
+    assert len(data.train) == (min(1_000, len(digits.train)) if fast else len(digits.train))
+    assert set(asked) == {"mlp"} and len(asked) == 3
+    assert _study.load_with_teacher(teacher="mlp", validation_size=0, fast=fast).validation.teacher_logits is None
 
 
 def killed_study(folder: str) -> None:
