@@ -280,7 +280,7 @@ UNDRAWABLE = {
     "a flat image": (lambda ax: plots.draw_digit(ax, torch.zeros(784)), r"one grey image .*\(784,\)"),
     "a batch as an image": (lambda ax: plots.draw_digit(ax, digits(2)), "one grey image"),
     "an empty image": (lambda ax: plots.draw_digit(ax, torch.zeros(1, 0, 28)), "one grey image"),
-    "logits as bars": (lambda ax: plots.probability_bars(ax, torch.tensor([3.0, -1.0])), r"0 to 1.*softmax\(0\)"),
+    "logits as bars": (lambda ax: plots.probability_bars(ax, torch.tensor([0.5, -0.25])), r"0 to 1.*softmax\(0\)"),
     "large logits": (lambda ax: plots.probability_bars(ax, torch.tensor([1.01, 0.0])), "0 to 1"),
     "a table as bars": (lambda ax: plots.probability_bars(ax, torch.ones(2, 2)), r"\(C,\) numbers"),
     "no bars": (lambda ax: plots.probability_bars(ax, torch.ones(0)), r"\(C,\) numbers"),

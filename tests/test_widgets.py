@@ -252,6 +252,19 @@ def test_a_control_that_another_figure_has_is_not_closed(notebook: Notebook):
     assert slider.comm is None
 
 
+def test_a_new_canvas_does_not_close_the_slider_that_is_about_to_join_it(notebook: Notebook):
+    """The cell makes a canvas first, and only then the figure that goes on using a slider of another cell."""
+    slider = notebook.run("slider = ipywidgets.FloatSlider(1.0)", "a")["slider"]
+    text = "box = live_figure(lambda slope, value: line(slope), slope=slider, value=DigitCanvas())"
+    first = notebook.run(text, "b")["box"]
+    once = notebook.alive()
+    second = notebook.run(text, "b")["box"]
+    assert slider.comm is not None
+    assert (first.comm, first.children[1].comm) == (None, None)
+    assert second.children[1].comm is not None
+    assert notebook.alive() == once
+
+
 def test_outside_a_notebook_nothing_is_closed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(widgets, "_shown", {})
     boxes = [live_figure(line, slope=ipywidgets.FloatSlider(1.0)) for _ in range(3)]

@@ -33,32 +33,25 @@ if TYPE_CHECKING:
 TOP_K = ("top_log_probabilities", "top_indices")  # a teacher's k most probable classes, at T = 1, over all classes
 
 
-class _Named:
-    """The tables of a split or a batch under the names that most methods use."""
+def _images(tables: Batch | Split) -> Tensor:
+    """The input ``"images"``."""
+    if "images" not in tables.inputs:
+        raise AttributeError(f"there are no images here, only {', '.join(tables.inputs)}: use inputs[…]")
+    return tables.inputs["images"]
 
-    inputs: Mapping[str, Tensor]
-    teacher: Mapping[str, Tensor]
 
-    @property
-    def images(self) -> Tensor:
-        """The input ``"images"``."""
-        if "images" not in self.inputs:
-            raise AttributeError(f"there are no images here, only {', '.join(self.inputs)}: use inputs[…]")
-        return self.inputs["images"]
+def _teacher_logits(tables: Batch | Split) -> Tensor | None:
+    """The teacher's logits; None if there are none."""
+    return tables.teacher.get("logits")
 
-    @property
-    def teacher_logits(self) -> Tensor | None:
-        """The teacher's logits; None if there are none."""
-        return self.teacher.get("logits")
 
-    @property
-    def teacher_features(self) -> dict[str, Tensor]:
-        """The teacher's features by stage: all tables but logits and top-k."""
-        return {stage: table for stage, table in self.teacher.items() if stage not in ("logits", *TOP_K)}
+def _teacher_features(tables: Batch | Split) -> dict[str, Tensor]:
+    """The teacher's features by stage: all tables but logits and top-k."""
+    return {stage: table for stage, table in tables.teacher.items() if stage not in ("logits", *TOP_K)}
 
 
 @dataclass(frozen=True)
-class Batch(_Named):
+class Batch:
     """What a training objective sees: B samples, on the training device.
 
     Attributes:
@@ -77,6 +70,8 @@ class Batch(_Named):
     progress: float = 0.0
     unlabelled: Batch | None = None
 
+    images, teacher_logits, teacher_features = property(_images), property(_teacher_logits), property(_teacher_features)
+
     def __post_init__(self) -> None:
         if isinstance(self.inputs, Tensor):  # images alone need no name
             object.__setattr__(self, "inputs", {"images": self.inputs})
@@ -93,7 +88,7 @@ class Batch(_Named):
 
 
 @dataclass(frozen=True, eq=False)
-class Split(_Named):
+class Split:
     """Named tables with one row per sample.
 
     Attributes:
@@ -115,6 +110,8 @@ class Split(_Named):
     indices: Tensor
     origin: str
     teacher: Mapping[str, Tensor] = field(default_factory=dict)
+
+    images, teacher_logits, teacher_features = property(_images), property(_teacher_logits), property(_teacher_features)
 
     def __post_init__(self) -> None:
         if not isinstance(self.inputs, Mapping):  # images alone need no name

@@ -315,7 +315,7 @@ def test_what_only_resembles_probabilities_is_judged():
     for logits in (
         torch.eye(3),
         2 * torch.full((3, 3), 1 / 3),
-        torch.tensor([[2.0, -1.0, 0.5]] * 2 + [[0.5, 0.4, 0.1]]),
+        torch.tensor([[2.0, -1.25, 0.25]] * 2 + [[0.5, 0.25, 0.25]]),
     ):
         assert nll(logits, torch.arange(3)) == pytest.approx(F.cross_entropy(logits, torch.arange(3)).item())
     uniform = torch.full((4, 2), 0.5)

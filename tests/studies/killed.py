@@ -157,10 +157,11 @@ def main(count: int) -> None:
     print(f"write: {count} kills, {hits} while it ran; {whole} of {len(files)} files are whole")
 
 
-if hasattr(os, "fork"):  # a helper that starts Python anew would take longer than all its work
-    _results.multiprocessing = multiprocessing.get_context("fork")
-    _results.multiprocessing.get_context = lambda _: multiprocessing.get_context("fork")
-install()
 if __name__ == "__main__":
+    # A helper that started Python anew would take longer than all its work; a forked one knows the study as well.
+    fork = multiprocessing.get_context("fork")
+    fork.get_context = lambda _: fork
+    _results.multiprocessing = fork
+    install()
     torch.set_num_threads(1)
     main(int(sys.argv[1]))
