@@ -34,7 +34,7 @@ class Engine:
     def __init__(self, fabric: Fabric | None = None, device: torch.device | str | None = None) -> None:
         self.fabric = fabric
         if fabric is None:
-            self.device, self.rank, self.processes = pick_device(device), 0, 1
+            self.device, self.rank, self.processes, self.precision = pick_device(device), 0, 1, "32-true"
             return
         if not hasattr(fabric, "setup_optimizers"):
             raise TypeError(f"fabric must be a lightning_fabric.Fabric, not {type(fabric).__name__}")
@@ -47,6 +47,7 @@ class Engine:
                 f"process has it as it is; choose strategy 'auto' or 'ddp', and of precisions {', '.join(PRECISIONS)}"
             )
         self.device, self.rank, self.processes = fabric.device, fabric.global_rank, fabric.world_size
+        self.precision = precision
 
     def autocast(self) -> AbstractContextManager:
         """Where forward passes and losses are computed."""

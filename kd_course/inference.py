@@ -291,6 +291,8 @@ def _traced(network: nn.Module, stages: Sequence[str]) -> nn.Module:
 
 def _inputs(split: Split, names: str | Sequence[str] | None) -> list[str]:
     """The inputs that a model takes, in order."""
+    if not isinstance(split, Split):
+        raise TypeError(f"the samples must be a Split, not a {type(split).__name__}; make one with Split.from_arrays")
     if names is None:
         names = list(split.inputs) if len(split.inputs) == 1 else ["images"]
     names = [names] if isinstance(names, str) else list(names)

@@ -146,7 +146,7 @@ def fit(
     model.to(engine.device)
     players = _players(model, objective, optimizer, engine, accumulate)
     identity = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "drop_last": drop_last}
-    identity |= {"accumulate": accumulate, "monitor": monitor, "better": better}
+    identity |= {"accumulate": accumulate, "precision": engine.precision, "monitor": monitor, "better": better}
     identity |= {"samples": len(train), "origin": train.origin, "rates": [player.rates for player in players]}
     if tag is not None:
         identity["tag"] = tag

@@ -117,6 +117,14 @@ def test_mixed_precision_multiplies_in_bf16_and_keeps_weights_and_losses_wide(al
     assert predict(model, samples(), fabric=fabric).dtype == torch.float32
 
 
+def test_a_checkpoint_of_another_precision_is_refused(tmp_path: Path) -> None:
+    options = {"epochs": 1, "progress": False, "checkpoint": tmp_path / "run.pt"}
+    fit(network(), cross_entropy, samples(), **options)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    with pytest.raises(ValueError, match="precision 32-true there, bf16-mixed here"):
+        fit(network(), cross_entropy, samples(), fabric=fabric, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [

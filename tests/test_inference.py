@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -647,3 +648,10 @@ def test_a_node_that_is_no_layer_is_found_by_tracing(tiny_split: Callable[..., S
         ValueError, match=r"stages \['nowhere'\] cannot be extracted; stages: \['layer', 'drop'\]; nodes:.*relu"
     ):
         predict_features(model, split, ["nowhere"])
+
+
+@pytest.mark.parametrize("samples", [torch.zeros(3, 1, 28, 28), None, [1, 2]])
+def test_what_is_no_split_is_refused_by_name(samples: object) -> None:
+    for ask in (predict, partial(predict_top_k, k=1), partial(predict_features, stages=["1"])):
+        with pytest.raises(TypeError, match=r"the samples must be a Split, not a .*from_arrays"):
+            ask(with_batch_norm(), samples)

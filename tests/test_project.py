@@ -127,7 +127,7 @@ def test_the_files_of_a_folder_import_each_other_in_one_direction(name: str):
 def test_the_library_can_be_read_in_an_afternoon():
     """Without its two annexes; a larger plan may raise the number, an oversight may not."""
     library = [path for name, path in MODULES.items() if family(name) not in ("checks", "studies")]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in library) <= 7_000
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in library) <= 7_100
 
 
 @pytest.mark.parametrize("annex", ["checks", "studies"])
