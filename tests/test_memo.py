@@ -570,6 +570,18 @@ def test_a_cache_that_cannot_be_written_is_named_before_anything_runs(data: Data
     assert not RUNS
 
 
+def test_a_folder_in_which_nothing_can_be_written_is_named_before_anything_runs(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(memo.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ValueError, match=rf"nothing can be written to {tmp_path} \(Permission denied\); give another"):
+        compare({"a": scratch}, data, seeds=[0], cache=tmp_path, progress=False)
+    assert not RUNS
+
+
 def test_a_cache_may_be_below_home(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

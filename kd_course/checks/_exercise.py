@@ -23,7 +23,6 @@ import copy
 import inspect
 import io
 import math
-import random
 import signal
 import sys
 import textwrap
@@ -36,11 +35,10 @@ from functools import partial
 from numbers import Real
 from typing import Any, TextIO
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd_course.runtime import seeded
+from kd_course.runtime import seeded, threads
 
 Submission = Callable[..., Any]
 
@@ -353,24 +351,18 @@ def _raised(error: BaseException) -> str:
 
 @contextmanager
 def _own_world() -> Iterator[None]:
-    """What Python and PyTorch start with, whatever the notebook has set; afterwards all is as the notebook had it."""
-    dtype, device, threads = torch.get_default_dtype(), _device(), torch.get_num_threads()
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - notebooks use it
+    """What PyTorch starts with, whatever the notebook has set; afterwards all is as the notebook had it."""
+    dtype, device = torch.get_default_dtype(), _device()
     try:
         torch.set_default_dtype(torch.float32)
         if device.type != "cpu":
             torch.set_default_device("cpu")
-        gradients = torch.inference_mode(False), torch.enable_grad()
-        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), gradients[0], gradients[1]:
-            yield
+        with threads(torch.get_num_threads()), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+            yield  # outside inference mode, gradients flow
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
         torch.set_default_dtype(dtype)
         if _device() != device:
             torch.set_default_device(device)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
 
 
 def _device() -> torch.device:

@@ -214,13 +214,53 @@ def test_an_attempt_that_loops_forever_is_stopped(attempt: Callable, probe: Call
 
 @can_stop
 def test_only_time_that_is_computed_counts():
-    """A machine that is busy, or a debugger that waits for its user, uses up nothing."""
+    """A debugger that waits for its user uses up nothing, nor does what other threads compute."""
+
+    def compute() -> None:
+        begun = time.thread_time()
+        while time.thread_time() < begun + 0.3:
+            pass
 
     def patient(x: float) -> float:
-        time.sleep(0.3)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(compute)
         return 2 * x
 
     assert verdict_of(patient, of=(1.0,), seconds=0.1)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_the_time_limit_is_generous(exercise: Exercise):
+    assert 10 <= exercise.seconds <= 60
+
+
+def test_a_check_finds_the_same_whenever_it_is_run():
+    """An attempt that draws random numbers gets the same ones, whatever was drawn before."""
+    verdicts = set()
+    for seed in range(8):
+        with seeded(seed):
+            verdicts.add(verdict_of(lambda x: x * int(3 * torch.rand(())), of=(1.0,), otherwise="{answer}.").message)
+    assert len(verdicts) == 1
+
+
+def test_an_attempt_finds_what_pytorch_starts_with():
+    seen = set()
+
+    def look(x: float) -> float:
+        a = torch.zeros(2)
+        seen.add((a.dtype, a.device.type, torch.is_grad_enabled(), a.is_inference(), torch.is_autocast_enabled("cpu")))
+        return 2 * x
+
+    for world in WORLDS.values():
+        before = copy.deepcopy(world[0]())
+        world[1]()
+        try:
+            assert double(look)
+        finally:
+            world[2](before)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert double(look)
+    assert seen == {(torch.float32, "cpu", True, False, False)}
 
 
 @can_stop
@@ -475,6 +515,18 @@ def test_a_number_counts_as_a_scalar_tensor(number: object):
 def test_another_type_or_shape_is_named(answer: object, expected: object, says: str):
     with pytest.raises(Mistake, match=says):
         as_expected(answer, expected)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_no_answer():
+    with pytest.raises(Mistake, match="an ordinary tensor of real numbers"):
+        as_expected(torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), torch.zeros(2, 2))
+
+
+def test_a_number_that_is_too_large_is_infinite():
+    assert as_expected(10**400, 1.0) == math.inf
+    assert as_expected(-(10**400), 1.0) == -math.inf
+    assert as_expected(10**400, torch.tensor(1.0)).item() == math.inf
 
 
 def test_an_answer_of_another_kind_is_left_to_the_exercise():
