@@ -143,6 +143,25 @@ def test_a_file_with_runs_of_an_unknown_package_keeps_what_is_known_of_them(log:
     header = studies.about("toy", folder=tmp_path)
     assert header["package"] == [memo.package_checksum()]
     assert header["made_with"] == "committed in abc"
+    for path in (tmp_path / ".runs" / "toy").glob("*.json"):
+        path.unlink()
+    studies.run("toy", seeds=4, fast=True, folder=tmp_path, progress=False)
+    assert "made_with" not in studies.about("toy", folder=tmp_path), (
+        "every run was made anew, by a package that is known"
+    )
+
+
+def test_a_number_with_the_name_of_a_column_is_refused(log: Path) -> None:
+    with pytest.raises(ValueError, match=r"the numbers \['value'\] of 'a' have the names of columns"):
+        _results.with_columns({"recipe": "a", "seed": 0, "value": 3.0}, studies.study("toy", fast=True))
+
+
+def test_seconds_are_written_to_the_hundredth(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr(time, "perf_counter", lambda: 1.23456 * next(ticks))
+    runs = studies.run("toy", seeds=1, fast=True, folder=tmp_path, progress=False)
+    assert runs["seconds"].tolist() == [round(1.23456 * round(took / 1.23456), 2) for took in runs["seconds"]]
+    assert all(took % 1 for took in runs["seconds"])
 
 
 def test_fewer_seeds_than_the_file_has_are_refused(log: Path, tmp_path: Path) -> None:
