@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,3 +42,13 @@ def test_two_refreshes_at_once_keep_each_others_rows(refresh: ModuleType) -> Non
         list(pool.map(lambda name: refresh.record(name, COST), NAMES))
     assert json.loads(refresh.COSTS.read_text()) == dict.fromkeys(NAMES, COST)
     assert refresh.TABLES[0].read_text().count("12 s | 345 MB") == len(NAMES)
+
+
+def test_what_was_printed_in_pieces_is_stored_in_one(refresh: ModuleType) -> None:
+    streams = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in
+               (("stdout", "a\n"), ("stdout", "b\n"), ("stderr", "c\n"), ("stdout", "d\n"))]  # fmt: skip
+    cell = nbformat.v4.new_code_cell(outputs=[*streams, nbformat.v4.new_output("display_data"), streams[3].copy()])
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    refresh.tidy(notebook)
+    kept = [output.get("text", output.output_type) for output in notebook.cells[0].outputs]
+    assert kept == ["a\nb\n", "c\n", "d\n", "display_data", "d\n"]
