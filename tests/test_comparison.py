@@ -179,7 +179,7 @@ def test_a_recipe_that_cannot_be_called_is_refused_before_any_run(recipe: Any, d
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (lambda data, seed, *, alpha: {"errors": 1.0}, "missing a required argument: 'alpha'"),
+        (lambda data, seed, *, alpha: {"errors": 1.0}, "missing a required (keyword-only )?argument: 'alpha'"),
         (lambda data: {"errors": 1.0}, "too many positional arguments"),
         (partial(scratch, 1), "too many positional arguments"),
     ],
