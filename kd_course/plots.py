@@ -59,7 +59,7 @@ def show_digits(images: Tensor, titles: Sequence[str] | None = None, *, columns:
     """A sheet of digits, dark on light: ``images`` (N, 1, 28, 28) with their titles, ``columns`` of them in a row."""
     images = _on_cpu(images, "images")
     if images.ndim < 3 or not len(images):
-        raise ValueError(f"images must be (N, 1, height, width), one at least, not {tuple(images.shape)}")
+        raise ValueError(f"images must be (N, 1, height, width), at least one, not {tuple(images.shape)}")
     if titles is not None and (isinstance(titles, str) or len(titles) != len(images)):
         raise ValueError(f"{len(images)} images need a list of as many titles, not {titles!r}")
     columns = min(whole(columns, "columns", least=1), len(images))

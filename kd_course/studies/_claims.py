@@ -13,6 +13,7 @@ from functools import partial
 from numbers import Number
 from typing import TYPE_CHECKING
 
+from kd_course import training
 from kd_course.evaluation import Interval, paired_difference
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def select(runs: pd.DataFrame, columns: Selection) -> pd.DataFrame:
     return found
 
 
-BETTER = dict.fromkeys(("errors", "disagreement", "nll", "ece", "brier", "kl_to_teacher", "seconds"), "lower")
-BETTER |= dict.fromkeys(("accuracy", "macro_f1", "agreement"), "higher")
+BETTER = {**training.BETTER, **dict.fromkeys(("disagreement", "brier", "seconds"), "lower")}
 """Which is better, a lower or a higher number, in the metrics of the course."""
 
 

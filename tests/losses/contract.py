@@ -296,7 +296,7 @@ def tiny_and_huge_inputs_keep_the_value(case: Case) -> None:
 
 
 def is_exact_in_float32_where_student_and_teacher_are_near(case: Case) -> None:
-    """Also at temperatures at which the two can hardly be told apart, and never below 0."""
+    """Also at temperatures at which the two hardly differ, and never below 0."""
     for seed in range(5):
         _, second, *rest = cast(case.inputs(6, seed), torch.float32)
         near = second + 0.02 * second.roll(1, 0)

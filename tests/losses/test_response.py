@@ -230,7 +230,7 @@ def test_labels_of_any_integer_type_are_welcome(dtype: torch.dtype) -> None:
     assert value == kd_loss(student, teacher, labels, temperature=2, alpha=0.5)
 
 
-# Exactness where student and teacher can hardly be told apart, and where classes are masked out.
+# Exactness where student and teacher hardly differ, and where classes are masked out.
 
 
 def near(rows: int, classes: int, gap: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -259,7 +259,7 @@ def test_the_value_is_exact_in_float32_however_near_the_teacher_is(gap: float, t
         pytest.param([0.0, -2.2 + 0.0044], [0.0, -2.2], id="the third cumulant counts"),
         pytest.param([0.0, -2.2 + 0.05], [0.0, -2.2], id="and the fourth"),
         pytest.param([0.0, -12.0, -16.0], [0.0, -14.0, -14.0], id="all is in the tail"),
-        pytest.param([0.0, -14.0, -14.0], [0.0, -12.0, -16.0], id="all is in the tail, turned round"),
+        pytest.param([0.0, -14.0, -14.0], [0.0, -12.0, -16.0], id="all is in the tail, reversed"),
         pytest.param([0.0, -90.0, -14.0], [0.0, -16.0, -14.0], id="a class that the student excludes"),
         pytest.param([0.0, -16.0, -14.0], [0.0, -120.0, -14.0], id="a class that the teacher excludes"),
     ],
