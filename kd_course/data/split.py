@@ -335,7 +335,10 @@ class Split:
         This is the seam for other engines: a ``DataLoader`` over ``range(len(split))`` whose ``collate_fn`` is
         ``split.batch`` gives the same batches.
         """
-        rows, device = self._positions(as_tensor(rows, "positions")), pick_device(device)
+        return self._batch(self._positions(as_tensor(rows, "positions")), pick_device(device))
+
+    def _batch(self, rows: Tensor, device: torch.device) -> Batch:
+        """:meth:`batch` for rows that are known to be positions here."""
 
         def taken(table: Tensor) -> Tensor:
             return widened(table[rows].to(device))
@@ -360,9 +363,10 @@ class Split:
             device: where the batches lie.
             drop_last: leave out a last batch that is smaller.
         """
-        for rows in row_order(len(self), shuffle_seed).split(whole(batch_size, "batch_size", least=1)):
+        batch_size, device = whole(batch_size, "batch_size", least=1), pick_device(device)
+        for rows in row_order(len(self), shuffle_seed).split(batch_size):
             if len(rows) == batch_size or (len(rows) and not drop_last):
-                yield self.batch(rows, device)
+                yield self._batch(rows, device)
 
 
 def row_order(count: int, shuffle_seed: int | None) -> Tensor:
